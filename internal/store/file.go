@@ -1,0 +1,129 @@
+package store
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/smolvm/smolvm/api"
+)
+
+// maxJSON bounds a state file that is read: far above any that is written, so
+// that a damaged one cannot eat memory.
+const maxJSON = 4 << 20
+
+// WriteFile replaces a file: readers see the old content or the new, never a
+// part, also after a power cut.
+func WriteFile(path string, b []byte, mode os.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // fails, rightly, once renamed
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// SyncDir makes renames and new names in a directory durable.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// WriteJSON replaces a file by v as indented JSON, readable by its owner alone.
+func WriteJSON(path string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return WriteFile(path, append(b, '\n'), 0o600)
+}
+
+// ReadJSON reads a file written by WriteJSON into v. Unknown fields are refused:
+// a file from another version must not be half understood.
+func ReadJSON(path string, v any) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxJSON+1))
+	if err != nil {
+		return err
+	}
+	if len(b) > maxJSON {
+		return fmt.Errorf("%s: larger than %d bytes", path, maxJSON)
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+// Lock is a held lock. It ends with Unlock or with the process, however that dies.
+type Lock struct{ f *os.File }
+
+// TryLock takes the exclusive lock of a file, which it makes where needed.
+// Class Conflict where somebody else holds it.
+func TryLock(path string) (*Lock, error) { return lock(path, unix.LOCK_EX|unix.LOCK_NB) }
+
+// WaitLock is TryLock that waits for the holder to end.
+func WaitLock(path string) (*Lock, error) { return lock(path, unix.LOCK_EX) }
+
+func lock(path string, how int) (*Lock, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), how)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, api.Errorf(api.Conflict, "lock %s: held by another process", path)
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return &Lock{f}, nil
+}
+
+// Locked reports whether somebody holds the lock of a file. A file that is not
+// there is not locked.
+func Locked(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	return errors.Is(err, unix.EWOULDBLOCK)
+}
+
+// File returns the lock's descriptor, to be handed to a child process that is
+// to hold the lock too.
+func (l *Lock) File() *os.File { return l.f }
+
+// Unlock gives the lock back. A second call does nothing.
+func (l *Lock) Unlock() { l.f.Close() }

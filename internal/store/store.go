@@ -1,0 +1,142 @@
+// Package store names every file of the state directory and gives the few ways
+// to touch them safely: whole-file replacement, locks that die with their
+// holder, and a place for what is half made.
+//
+//	s, err := store.Open("")            // $SMOLVM_HOME, else the XDG state directory
+//	dir := s.Sandbox(id)                // one sandbox's directory
+//	err = store.WriteJSON(dir.State(), v)
+//
+// Layout:
+//
+//	version                 schema version of this directory
+//	sandboxes/ID/           one sandbox; see Sandbox
+//	names/NAME              symbolic link to the id that holds the name
+//	images/                 content-addressed images; owned by internal/image
+//	kernels/                kernels and initramfs; owned by internal/image
+//	tmp/                    what is half made; each entry is locked while its maker lives
+package store
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/smolvm/smolvm/api"
+)
+
+// Version is the schema version of the state directory.
+const Version = 1
+
+// EnvHome is the environment variable that moves the state directory.
+const EnvHome = "SMOLVM_HOME"
+
+// Store is an opened state directory. It holds no descriptors and may be copied.
+type Store struct{ root string }
+
+// Open opens, and where needed makes, the state directory. An empty root means
+// $SMOLVM_HOME, else $XDG_STATE_HOME/smolvm, else ~/.local/state/smolvm.
+// A directory written by a newer smolvm is refused with class Conflict.
+func Open(root string) (Store, error) {
+	root, err := resolve(root)
+	if err != nil {
+		return Store{}, err
+	}
+	s := Store{root}
+	for _, d := range []string{root, s.Sandboxes(), s.Names(), s.Images(), s.Kernels(), s.Tmp()} {
+		// 0700: disks and consoles of sandboxes are their owner's business alone.
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return Store{}, api.Errorf(api.Unavailable, "make state directory: %w", err).
+				WithRecovery("Set %s to a directory you can write to.", EnvHome)
+		}
+	}
+	return s, s.checkVersion()
+}
+
+func resolve(root string) (string, error) {
+	if root == "" {
+		root = os.Getenv(EnvHome)
+	}
+	if root == "" {
+		if x := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(x) {
+			root = filepath.Join(x, "smolvm")
+		}
+	}
+	if root == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", api.Errorf(api.Unavailable, "find state directory: %w", err).
+				WithRecovery("Set %s.", EnvHome)
+		}
+		root = filepath.Join(home, ".local", "state", "smolvm")
+	}
+	return filepath.Abs(root)
+}
+
+func (s Store) checkVersion() error {
+	path := filepath.Join(s.root, "version")
+	b, err := os.ReadFile(path)
+	if os.IsNotExist(err) {
+		return WriteFile(path, []byte(strconv.Itoa(Version)+"\n"), 0o600)
+	}
+	if err != nil {
+		return api.Errorf(api.Unavailable, "read state version: %w", err)
+	}
+	v, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || v != Version {
+		return api.Errorf(api.Conflict, "state directory %s has version %q, this smolvm knows version %d",
+			s.root, strings.TrimSpace(string(b)), Version).
+			WithRecovery("Use the smolvm that wrote it, or set %s to another directory.", EnvHome)
+	}
+	return nil
+}
+
+// Root returns the state directory itself.
+func (s Store) Root() string { return s.root }
+
+// Sandboxes returns the directory that holds one directory for each sandbox.
+func (s Store) Sandboxes() string { return filepath.Join(s.root, "sandboxes") }
+
+// Names returns the directory of name links.
+func (s Store) Names() string { return filepath.Join(s.root, "names") }
+
+// Images returns the directory of the image store.
+func (s Store) Images() string { return filepath.Join(s.root, "images") }
+
+// Kernels returns the directory of kernels and initramfs files.
+func (s Store) Kernels() string { return filepath.Join(s.root, "kernels") }
+
+// Tmp returns the directory for what is half made.
+func (s Store) Tmp() string { return filepath.Join(s.root, "tmp") }
+
+// Sandbox returns the directory of one sandbox.
+func (s Store) Sandbox(id string) SandboxDir { return SandboxDir(filepath.Join(s.Sandboxes(), id)) }
+
+// SandboxDir is the path of one sandbox's directory.
+type SandboxDir string
+
+// ID returns the sandbox's id.
+func (d SandboxDir) ID() string { return filepath.Base(string(d)) }
+
+// Spec is what was asked for: image, sizes, environment, labels.
+func (d SandboxDir) Spec() string { return d.file("spec.json") }
+
+// State is what was last known of the sandbox.
+func (d SandboxDir) State() string { return d.file("state.json") }
+
+// Lock is held by the supervisor for as long as it lives, and only by it.
+func (d SandboxDir) Lock() string { return d.file("lock") }
+
+// Socket is the supervisor's API.
+func (d SandboxDir) Socket() string { return d.file("api.sock") }
+
+// Disk is the writable layer.
+func (d SandboxDir) Disk() string { return d.file("disk.img") }
+
+// Log is the supervisor's own log.
+func (d SandboxDir) Log() string { return d.file("supervisor.log") }
+
+// VM is the directory of the VMM's sockets, console and messages.
+func (d SandboxDir) VM() string { return d.file("vm") }
+
+func (d SandboxDir) file(name string) string { return filepath.Join(string(d), name) }
