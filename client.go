@@ -1,0 +1,130 @@
+package smolvm
+
+import (
+	"context"
+
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/manager"
+	"github.com/smolvm/smolvm/internal/store"
+)
+
+// The words of the wire are the words of the SDK.
+type (
+	Spec         = api.Spec
+	Info         = api.Sandbox
+	State        = api.State
+	Isolation    = api.Isolation
+	Accel        = api.Accel
+	Timings      = api.Timings
+	Stats        = api.Stats
+	FileInfo     = api.FileInfo
+	FileEvent    = api.FileEvent
+	GuestProcess = api.GuestProcess
+	Error        = api.Error
+)
+
+// Error classes, for errors.Is.
+var (
+	ErrNotFound    = api.ErrNotFound
+	ErrConflict    = api.ErrConflict
+	ErrInvalid     = api.ErrInvalid
+	ErrUnavailable = api.ErrUnavailable
+	ErrTimeout     = api.ErrTimeout
+	ErrDenied      = api.ErrDenied
+	ErrExhausted   = api.ErrExhausted
+	ErrInternal    = api.ErrInternal
+)
+
+// Client makes and finds sandboxes. The zero value works. It may be used from
+// many goroutines; its fields must not change after the first call.
+type Client struct {
+	// Home is the state directory. Empty: $SMOLVM_HOME, else $XDG_STATE_HOME/smolvm,
+	// else ~/.local/state/smolvm.
+	Home string
+	// Binary is the smolvm program that runs supervisors. Empty: $SMOLVM_BIN, else
+	// smolvm next to the running program, else in $PATH.
+	Binary string
+	// Progress is told what a call that takes long is doing: a step such as
+	// "pull base", and done and total in bytes where they are known, else zero.
+	// It may be called from several goroutines. Nil: nobody is told.
+	Progress func(step string, done, total int64)
+}
+
+// Create makes a sandbox with the default client.
+func Create(ctx context.Context, spec Spec) (*Sandbox, error) {
+	return new(Client).Create(ctx, spec)
+}
+
+// Get finds a sandbox by id or name with the default client.
+func Get(ctx context.Context, idOrName string) (*Sandbox, error) {
+	return new(Client).Get(ctx, idOrName)
+}
+
+// Create makes a sandbox and returns when it runs. If it fails nothing is left.
+// The context bounds the creation.
+//
+// Classes: Invalid for a bad spec, Conflict for a name that is taken, NotFound
+// for an image that is not there, Denied where the host cannot give MinIsolation,
+// Unavailable where QEMU or another requirement is missing.
+func (c *Client) Create(ctx context.Context, spec Spec) (*Sandbox, error) {
+	m, err := c.manager()
+	if err != nil {
+		return nil, err
+	}
+	h, err := m.Create(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return &Sandbox{h}, nil
+}
+
+// Get finds a sandbox by id, unique beginning of an id (four characters or
+// more), or name. Class NotFound where there is none.
+func (c *Client) Get(ctx context.Context, idOrName string) (*Sandbox, error) {
+	m, err := c.manager()
+	if err != nil {
+		return nil, err
+	}
+	h, err := m.Get(ctx, idOrName)
+	if err != nil {
+		return nil, err
+	}
+	return &Sandbox{h}, nil
+}
+
+// ListOptions narrows a list. The zero value lists everything.
+type ListOptions struct {
+	States []State           // any of them; empty: all
+	Labels map[string]string // all of them
+}
+
+// List describes the sandboxes, oldest first.
+func (c *Client) List(ctx context.Context, o ListOptions) ([]Info, error) {
+	m, err := c.manager()
+	if err != nil {
+		return nil, err
+	}
+	return m.List(ctx, manager.Filter(o))
+}
+
+// Collected is what GC removed.
+type Collected = manager.Collected
+
+// GC removes what no live sandbox owns: sandboxes whose creation was never
+// finished, ephemeral ones whose client and supervisor died, half-made files.
+// With dryRun it only says what it would remove.
+func (c *Client) GC(ctx context.Context, dryRun bool) (Collected, error) {
+	m, err := c.manager()
+	if err != nil {
+		return Collected{}, err
+	}
+	return m.GC(ctx, dryRun)
+}
+
+func (c *Client) manager() (*manager.Manager, error) {
+	s, err := store.Open(c.Home)
+	if err != nil {
+		return nil, err
+	}
+	return manager.New(s, manager.Options{Binary: c.Binary, Progress: c.Progress}), nil
+}
