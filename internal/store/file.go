@@ -121,9 +121,17 @@ func Locked(path string) bool {
 	return errors.Is(err, unix.EWOULDBLOCK)
 }
 
-// File returns the lock's descriptor, to be handed to a child process that is
-// to hold the lock too.
+// File returns the open lock file.
 func (l *Lock) File() *os.File { return l.f }
+
+// Note writes a text into the lock's file, for those who wonder who holds it.
+func (l *Lock) Note(text string) error {
+	if err := l.f.Truncate(0); err != nil {
+		return err
+	}
+	_, err := l.f.WriteAt([]byte(text), 0)
+	return err
+}
 
 // Unlock gives the lock back. A second call does nothing.
 func (l *Lock) Unlock() { l.f.Close() }

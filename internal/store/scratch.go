@@ -1,0 +1,119 @@
+package store
+
+import (
+	"crypto/rand"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/smolvm/smolvm/api"
+)
+
+// lockSuffix is the end of the name of an entry's lock file in Tmp.
+const lockSuffix = ".lock"
+
+// Scratch is a private directory in Tmp for something half made. It is locked
+// for as long as its maker lives, so that SweepTmp knows what was abandoned.
+type Scratch struct {
+	dir  string
+	lock *Lock
+}
+
+// Scratch makes a directory in Tmp whose name begins with prefix.
+func (s Store) Scratch(prefix string) (*Scratch, error) {
+	// A sweep may remove the lock file between its creation and its lock; the
+	// next name is tried then.
+	for range 10 {
+		dir := filepath.Join(s.Tmp(), prefix+"-"+strings.ToLower(rand.Text()))
+		l, err := TryLock(dir + lockSuffix)
+		if errors.Is(err, api.ErrConflict) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if !sameFile(l.File(), dir+lockSuffix) {
+			l.Unlock()
+			continue
+		}
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			os.Remove(dir + lockSuffix)
+			l.Unlock()
+			return nil, err
+		}
+		return &Scratch{dir, l}, nil
+	}
+	return nil, api.Errorf(api.Internal, "make a directory in %s: no free name", s.Tmp())
+}
+
+// Path returns the path of an entry of the directory; with no names the
+// directory itself.
+func (c *Scratch) Path(names ...string) string {
+	return filepath.Join(append([]string{c.dir}, names...)...)
+}
+
+// Close removes the directory and all that is left in it. A second call does nothing.
+func (c *Scratch) Close() error {
+	if c.lock == nil {
+		return nil
+	}
+	err := os.RemoveAll(c.dir)
+	if err == nil {
+		err = os.Remove(c.dir + lockSuffix)
+	}
+	c.lock.Unlock()
+	c.lock = nil
+	return err
+}
+
+// SweepTmp removes every entry of Tmp whose maker is dead and returns their
+// names. It goes on after an error and returns all of them.
+func (s Store) SweepTmp() ([]string, error) {
+	entries, err := os.ReadDir(s.Tmp())
+	if err != nil {
+		return nil, err
+	}
+	var swept []string
+	var errs []error
+	for _, e := range entries {
+		name := strings.TrimSuffix(e.Name(), lockSuffix)
+		gone, err := s.sweep(filepath.Join(s.Tmp(), name))
+		errs = append(errs, err)
+		if gone {
+			swept = append(swept, name)
+		}
+	}
+	return swept, errors.Join(errs...)
+}
+
+// sweep removes one entry where nobody holds its lock. The lock is taken while
+// it does, also for an entry without a lock file: its maker may be about to lock.
+func (s Store) sweep(dir string) (bool, error) {
+	if _, err := os.Lstat(dir); err != nil {
+		if _, err := os.Lstat(dir + lockSuffix); err != nil {
+			return false, nil // done already, under the entry's other name
+		}
+	}
+	l, err := TryLock(dir + lockSuffix)
+	if errors.Is(err, api.ErrConflict) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer l.Unlock()
+	if err := os.RemoveAll(dir); err != nil {
+		return false, err
+	}
+	return true, os.Remove(dir + lockSuffix)
+}
+
+// sameFile reports whether path still names the open file.
+func sameFile(f *os.File, path string) bool {
+	var a, b unix.Stat_t
+	return unix.Fstat(int(f.Fd()), &a) == nil && unix.Lstat(path, &b) == nil &&
+		a.Dev == b.Dev && a.Ino == b.Ino
+}
