@@ -20,6 +20,7 @@ package guest
 import (
 	"context"
 
+	"github.com/smolvm/smolvm/internal/guest/mux"
 	"github.com/smolvm/smolvm/internal/guest/wire"
 )
 
@@ -29,7 +30,11 @@ const Version = 1
 
 // MaxPayload bounds the payload of one message. 32 KiB is half the largest
 // buffer that QEMU's virtio-serial moves at once.
-const MaxPayload = 32 << 10
+const MaxPayload = mux.MaxPayload
+
+// MaxMessage bounds a request or reply that comes in parts (KindMore): above the
+// longest argument list that a program may get by the kernel's usual limits.
+const MaxMessage = 4 << 20
 
 // Kind says what a message is.
 type Kind uint8
@@ -39,13 +44,14 @@ const (
 	KindOpen   Kind = 16 + iota // op byte and request; the first message of a stream
 	KindReply                   // the operation's reply
 	KindError                   // Failure; the last message of its sender
-	KindData                    // bytes of a file, an archive, or a process's input
+	KindData                    // bytes of a file, an archive, or a process's input; to a process, none means end of input
 	KindStdout                  // bytes of a process's standard output, or of its terminal
 	KindStderr                  // bytes of a process's standard error
 	KindResize                  // Size of the terminal
 	KindSignal                  // Signal to the process group
 	KindExit                    // Exit of the process; the last message of its sender
 	KindEvent                   // one Event of a watch
+	KindMore                    // a part of a long message; the messages after it are the rest, the last has the kind
 )
 
 // Op names what a stream does.
@@ -86,7 +92,7 @@ type Message struct {
 // Stream is one operation under way. Send and Recv may be called from two
 // goroutines at once, and Close from any.
 type Stream interface {
-	// Send sends a message of at most MaxPayload bytes, waiting while the
+	// Send sends a message, one longer than MaxPayload in parts, waiting while the
 	// receiver is behind.
 	Send(k Kind, p []byte) error
 	// Recv returns the next message, and io.EOF after the peer's last.

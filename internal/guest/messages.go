@@ -79,7 +79,7 @@ type Exit struct {
 }
 
 // ProcRef names a background process. NoFollow ends the stream after the kept
-// output instead of waiting for more;
+// output instead of waiting for more.
 type ProcRef struct {
 	Proc     string
 	NoFollow bool
@@ -225,6 +225,19 @@ type Shutdown struct {
 	Reboot  bool
 }
 
+// Size is the payload of KindResize.
+type Size struct{ Rows, Cols int }
+
+// SignalName is the payload of KindSignal, such as "SIGINT".
+type SignalName struct{ Name string }
+
+func (m *Size) Wire(c *wire.Coder) {
+	c.Int(&m.Rows)
+	c.Int(&m.Cols)
+}
+
+func (m *SignalName) Wire(c *wire.Coder) { c.String(&m.Name) }
+
 func (*Empty) Wire(*wire.Coder) {}
 
 func (m *Failure) Wire(c *wire.Coder) {
@@ -300,7 +313,7 @@ func (m *Proc) Wire(c *wire.Coder) {
 	c.String(&m.User)
 	c.Int64(&m.StartNS)
 	c.Bool(&m.Running)
-	m.Exit.Wire(c)
+	c.Sub(&m.Exit)
 }
 
 func (m *ProcList) Wire(c *wire.Coder) { wire.List(c, &m.Procs) }

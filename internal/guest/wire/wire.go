@@ -108,7 +108,7 @@ func (c *Coder) Strings(p *[]string) {
 	n := len(*p)
 	c.length(&n)
 	if c.unpack && n > 0 {
-		*p = make([]string, 0, min(n, len(c.b)))
+		*p = make([]string, 0, n)
 	}
 	for i := range n {
 		if !c.unpack {
@@ -125,16 +125,38 @@ func (c *Coder) Strings(p *[]string) {
 	}
 }
 
-// List is a list of messages.
+// Sub is a field that is a message itself. It is packed with its length, so that
+// its type may grow as a message may.
+func (c *Coder) Sub(m Message) {
+	if !c.unpack {
+		s := string(Marshal(m))
+		c.String(&s)
+		return
+	}
+	b, ok := c.take()
+	if !ok {
+		return
+	}
+	sub := Coder{b: b, unpack: true}
+	m.Wire(&sub)
+	if sub.failed {
+		c.fail()
+	}
+}
+
+// List is a list of messages, each packed as by Sub.
 func List[T any, P interface {
 	*T
 	Message
 }](c *Coder, p *[]T) {
 	n := len(*p)
 	c.length(&n)
+	if c.unpack && n > 0 {
+		*p = make([]T, 0, min(n, 64))
+	}
 	for i := range n {
 		if !c.unpack {
-			P(&(*p)[i]).Wire(c)
+			c.Sub(P(&(*p)[i]))
 			continue
 		}
 		if c.failed || len(c.b) == 0 {
@@ -142,14 +164,15 @@ func List[T any, P interface {
 			return
 		}
 		var v T
-		P(&v).Wire(c)
+		c.Sub(P(&v))
 		*p = append(*p, v)
 	}
 }
 
 func (c *Coder) length(n *int) {
 	c.Int(n)
-	if *n < 0 || *n > MaxElems {
+	// An element takes at least a byte, so what is left bounds their number.
+	if *n < 0 || *n > MaxElems || c.unpack && *n > len(c.b) {
 		*n = 0
 		c.fail()
 	}
