@@ -3,9 +3,12 @@ package smolvm
 import (
 	"context"
 	"io"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/guest"
 )
 
 // ShellMode says how Command.Argv becomes a process.
@@ -73,14 +76,116 @@ func (r *Result) OK() bool { return r.ExitCode == 0 }
 //
 // Classes: NotFound where the program is not in the sandbox, Invalid for a bad
 // directory or user, Unavailable where the sandbox does not run.
-func (s *Sandbox) Run(ctx context.Context, c Command) (*Result, error) { return s.run(ctx, c) }
+func (s *Sandbox) Run(ctx context.Context, c Command) (*Result, error) {
+	var out, errs capped
+	if c.Stdout == nil {
+		c.Stdout, out.left = &out, limit(c.OutputLimit)
+	}
+	if c.Stderr == nil {
+		c.Stderr, errs.left = &errs, limit(c.OutputLimit)
+	}
+	if c.OutputLimit == 0 && out.left > 0 && errs.left > 0 {
+		c.OutputLimit = DefaultOutputLimit
+	}
+	p, err := s.Exec(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer p.Close()
+	ended, err := p.Wait()
+	if err != nil {
+		return nil, err
+	}
+	ended.Truncated = ended.Truncated || out.cut || errs.cut
+	return &Result{Ended: ended, Stdout: out.b, Stderr: errs.b}, nil
+}
 
 // Exec starts a command and returns once it runs. Wait for it, or Close it: the
 // process ends when ctx does.
-func (s *Sandbox) Exec(ctx context.Context, c Command) (*Process, error) { return s.exec(ctx, c) }
+func (s *Sandbox) Exec(ctx context.Context, c Command) (*Process, error) {
+	e, err := c.wire()
+	if err != nil {
+		return nil, err
+	}
+	p, err := s.guest().Exec(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	return newProcess(p, c.Stdin, c.Stdout, c.Stderr), nil
+}
 
 // Background starts a command that goes on when the client ends. Its last
 // megabyte of output is kept. Stdin, Stdout, Stderr and TTY must not be set.
 func (s *Sandbox) Background(ctx context.Context, c Command) (api.Process, error) {
-	return s.background(ctx, c)
+	if c.Stdin != nil || c.Stdout != nil || c.Stderr != nil || c.TTY {
+		return api.Process{}, api.Errorf(api.Invalid, "start in the background: input, output and terminal cannot be given").
+			WithRecovery("Attach to the process once it runs.")
+	}
+	e, err := c.wire()
+	if err != nil {
+		return api.Process{}, err
+	}
+	started, err := s.guest().Start(ctx, e)
+	if err != nil {
+		return api.Process{}, err
+	}
+	return api.Process{ID: started.Proc, PID: started.PID, Tag: c.Tag, Argv: c.Argv, User: c.User, Started: time.Now(), Running: true}, nil
+}
+
+// wire says the command in the guest protocol's words.
+func (c Command) wire() (guest.Exec, error) {
+	e := guest.Exec{
+		Argv: c.Argv, Dir: c.Dir, User: c.User, Stdin: c.Stdin != nil,
+		TTY: c.TTY, Rows: c.Rows, Cols: c.Cols,
+		TimeoutMS: c.Timeout.Milliseconds(), OutputLimit: c.OutputLimit, Tag: c.Tag,
+	}
+	switch c.Shell {
+	case NoShell:
+	case LoginShell:
+		e.Shell = guest.ShellLogin
+	case RawShell:
+		e.Shell = guest.ShellRaw
+	default:
+		return e, api.Errorf(api.Invalid, "shell %q is not known", c.Shell).WithRecovery("Use %s or %s, or none.", LoginShell, RawShell)
+	}
+	if e.Shell != guest.ShellNone && len(c.Argv) != 1 {
+		return e, api.Errorf(api.Invalid, "a shell takes one command line, not %d", len(c.Argv))
+	}
+	if c.Timeout < 0 || c.OutputLimit < 0 {
+		return e, api.Errorf(api.Invalid, "timeout %v and output limit %d must not be negative", c.Timeout, c.OutputLimit)
+	}
+	if c.Timeout > 0 && e.TimeoutMS == 0 {
+		e.TimeoutMS = 1 // the protocol counts whole milliseconds, and zero is none
+	}
+	if err := api.CheckEnv(c.Env); err != nil {
+		return e, err
+	}
+	for _, k := range slices.Sorted(maps.Keys(c.Env)) {
+		e.Env = append(e.Env, k+"="+c.Env[k])
+	}
+	return e, nil
+}
+
+func limit(n int64) int64 {
+	if n == 0 {
+		return DefaultOutputLimit
+	}
+	return n
+}
+
+// capped keeps the first bytes that are written to it.
+type capped struct {
+	b    []byte
+	left int64
+	cut  bool
+}
+
+func (c *capped) Write(p []byte) (int, error) {
+	n := len(p)
+	if int64(n) > c.left {
+		p, c.cut = p[:c.left], true
+	}
+	c.b = append(c.b, p...)
+	c.left -= int64(len(p))
+	return n, nil
 }

@@ -3,6 +3,10 @@ package smolvm
 import (
 	"context"
 	"io"
+	"time"
+
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/guest"
 )
 
 // FileOptions says how a file is written. The zero value keeps mode and owner of
@@ -23,48 +27,90 @@ type RemoveOptions struct {
 // ReadFile reads a whole file of at most limit bytes (zero: DefaultOutputLimit).
 // A larger one is an error of class Exhausted: use OpenFile.
 func (s *Sandbox) ReadFile(ctx context.Context, path string, limit int64) ([]byte, error) {
-	return s.readFile(ctx, path, limit)
+	if limit == 0 {
+		limit = DefaultOutputLimit
+	}
+	info, r, err := s.guest().ReadFile(ctx, guest.Read{Path: path})
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	if info.Size > limit {
+		return nil, api.Errorf(api.Exhausted, "read %q: its %d bytes are more than %d", path, info.Size, limit)
+	}
+	// The size may be a lie, or change.
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = api.Errorf(api.Exhausted, "read %q: it is larger than %d bytes", path, limit)
+	}
+	return b, err
 }
 
 // OpenFile reads a file as a stream. Close it.
 func (s *Sandbox) OpenFile(ctx context.Context, path string) (io.ReadCloser, FileInfo, error) {
-	return s.openFile(ctx, path)
+	info, r, err := s.guest().ReadFile(ctx, guest.Read{Path: path})
+	return r, fileInfo(info), err
 }
 
 // WriteFile replaces a file by what r gives: whole, or not at all.
 func (s *Sandbox) WriteFile(ctx context.Context, path string, r io.Reader, o FileOptions) error {
-	return s.writeFile(ctx, path, r, o)
+	_, err := s.guest().WriteFile(ctx, guest.Write{
+		Path: path, Mode: int(o.Mode), Owner: o.Owner, Parents: o.Parents, Append: o.Append,
+	}, r)
+	return err
 }
 
 // Stat describes a file; a symbolic link is followed.
 func (s *Sandbox) Stat(ctx context.Context, path string) (FileInfo, error) {
-	return s.stat(ctx, path)
+	info, err := s.guest().Stat(ctx, guest.Path{Path: path})
+	return fileInfo(info), err
 }
 
 // ReadDir lists a directory, sorted by name.
 func (s *Sandbox) ReadDir(ctx context.Context, path string) ([]FileInfo, error) {
-	return s.readDir(ctx, path)
+	files, err := s.guest().List(ctx, path)
+	list := make([]FileInfo, 0, len(files))
+	for _, f := range files {
+		list = append(list, fileInfo(f))
+	}
+	return list, err
 }
 
 // Mkdir makes a directory and, where Parents is set, those above it.
 func (s *Sandbox) Mkdir(ctx context.Context, path string, o FileOptions) error {
-	return s.mkdir(ctx, path, o)
+	return s.guest().Mkdir(ctx, guest.Mkdir{Path: path, Mode: int(o.Mode), Owner: o.Owner, Parents: o.Parents})
 }
 
 // RemoveFile removes a file or directory.
 func (s *Sandbox) RemoveFile(ctx context.Context, path string, o RemoveOptions) error {
-	return s.removeFile(ctx, path, o)
+	return s.guest().Remove(ctx, guest.Remove{Path: path, Recursive: o.Recursive, Force: o.Force})
 }
 
 // RenameFile moves a file within one file system of the guest.
 func (s *Sandbox) RenameFile(ctx context.Context, from, to string) error {
-	return s.renameFile(ctx, from, to)
+	return s.guest().Rename(ctx, from, to)
 }
 
 // WatchFiles calls f for each change below a path until ctx ends or f returns
 // false.
 func (s *Sandbox) WatchFiles(ctx context.Context, path string, recursive bool, f func(FileEvent) bool) error {
-	return s.watchFiles(ctx, path, recursive, f)
+	w, err := s.guest().Watch(ctx, guest.Watch{Path: path, Recursive: recursive})
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	for {
+		e, err := w.Next()
+		if err == io.EOF {
+			return nil // the path is gone
+		}
+		if err != nil {
+			return err
+		}
+		if !f(FileEvent(e)) {
+			return nil
+		}
+	}
 }
 
 // CopyOptions says how files are copied. The zero value keeps owners as numbers
@@ -80,27 +126,42 @@ type Copied struct {
 	Bytes int64 `json:"bytes"`
 }
 
-// CopyIn copies a file or a whole directory from the host into the sandbox, with
-// symbolic links and permissions. As with cp -a, a destination that is an
-// existing directory receives the source under its own name, and a source that
-// ends in "/." gives its contents.
-func (s *Sandbox) CopyIn(ctx context.Context, hostPath, guestPath string, o CopyOptions) (Copied, error) {
-	return s.copyIn(ctx, hostPath, guestPath, o)
-}
-
-// CopyOut is CopyIn the other way. Whatever the guest sends stays below
-// hostPath.
-func (s *Sandbox) CopyOut(ctx context.Context, guestPath, hostPath string, o CopyOptions) (Copied, error) {
-	return s.copyOut(ctx, guestPath, hostPath, o)
-}
-
 // TarIn unpacks a tar stream below a directory of the guest.
 func (s *Sandbox) TarIn(ctx context.Context, dir string, tar io.Reader, o CopyOptions) (Copied, error) {
-	return s.tarIn(ctx, dir, tar, o)
+	res, err := s.guest().TarIn(ctx, guest.TarIn{Dest: dir, Owner: o.Owner, KeepDirs: true}, counted(tar, o.Progress))
+	return Copied(res), err
 }
 
 // TarOut packs paths, which are relative to dir, into a tar stream. No paths:
 // everything below dir. Close it.
 func (s *Sandbox) TarOut(ctx context.Context, dir string, paths ...string) (io.ReadCloser, error) {
-	return s.tarOut(ctx, dir, paths)
+	return s.guest().TarOut(ctx, guest.TarOut{Base: dir, Paths: paths})
+}
+
+func fileInfo(f guest.FileInfo) FileInfo {
+	return FileInfo{
+		Name: f.Path, Type: f.Type, Size: f.Size, Mode: uint32(f.Mode), UID: f.UID, GID: f.GID,
+		User: f.User, Group: f.Group, ModTime: time.Unix(0, f.MTimeNS).UTC(), Target: f.Target,
+	}
+}
+
+// counted tells progress how much of r has been read.
+func counted(r io.Reader, progress func(int64)) io.Reader {
+	if progress == nil {
+		return r
+	}
+	return &counter{r: r, tell: progress}
+}
+
+type counter struct {
+	r    io.Reader
+	n    int64
+	tell func(int64)
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	c.tell(c.n)
+	return n, err
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 
 	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/guest"
 	"github.com/smolvm/smolvm/internal/manager"
 )
 
@@ -12,6 +13,8 @@ import (
 // holds nothing that must be closed, unless it was created with Spec.Ephemeral:
 // then Remove it when done, or let the end of the program do it.
 type Sandbox struct{ h *manager.Handle }
+
+func (s *Sandbox) guest() guest.Client { return guest.Client{Opener: s.h} }
 
 // ID returns the sandbox's id, which never changes.
 func (s *Sandbox) ID() string { return s.h.ID() }

@@ -100,3 +100,24 @@ func AsError(err error) *Error {
 	}
 	return &Error{Class: e.Class, Code: e.Code, Message: err.Error(), Recovery: e.Recovery, Details: e.Details}
 }
+
+// Status returns the HTTP status of a class (RFC 9110, RFC 6585).
+func (c Class) Status() int {
+	switch c {
+	case NotFound:
+		return 404
+	case Conflict:
+		return 409
+	case Invalid:
+		return 400
+	case Unavailable:
+		return 503
+	case Timeout:
+		return 504
+	case Denied:
+		return 403
+	case Exhausted:
+		return 429
+	}
+	return 500
+}

@@ -106,21 +106,24 @@ const maxFailure = 4 << 10
 // err makes an error of a failure. The guest is not trusted: its text is cut, and
 // stripped of what would move a terminal.
 func (f *Failure) err() error {
-	text := f.Message
+	e := &api.Error{Class: api.Internal, Message: printable(f.Message), Code: printable(f.Code), Recovery: printable(f.Recovery)}
+	switch class := api.Class(f.Class); class {
+	case api.NotFound, api.Conflict, api.Invalid, api.Unavailable, api.Timeout, api.Denied, api.Exhausted:
+		e.Class = class
+	}
+	return e
+}
+
+func printable(text string) string {
 	if len(text) > maxFailure {
 		text = text[:maxFailure] + "..."
 	}
-	text = strings.Map(func(r rune) rune {
+	return strings.Map(func(r rune) rune {
 		if r < ' ' || r >= 0x7f && r < 0xa0 {
 			return '?'
 		}
 		return r
 	}, text)
-	switch class := api.Class(f.Class); class {
-	case api.NotFound, api.Conflict, api.Invalid, api.Unavailable, api.Timeout, api.Denied, api.Exhausted:
-		return &api.Error{Class: class, Message: text}
-	}
-	return &api.Error{Class: api.Internal, Message: text}
 }
 
 // Info describes the guest.

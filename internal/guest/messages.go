@@ -6,7 +6,10 @@ import "github.com/smolvm/smolvm/internal/guest/wire"
 type Empty struct{}
 
 // Failure is an error of the guest side. Class is one of api's classes.
-type Failure struct{ Class, Message string }
+type Failure struct {
+	Class, Message string
+	Code, Recovery string // as in api.Error; from supervisors
+}
 
 // Info describes the guest.
 type Info struct {
@@ -243,6 +246,8 @@ func (*Empty) Wire(*wire.Coder) {}
 func (m *Failure) Wire(c *wire.Coder) {
 	c.String(&m.Class)
 	c.String(&m.Message)
+	c.String(&m.Code)
+	c.String(&m.Recovery)
 }
 
 func (m *Info) Wire(c *wire.Coder) {

@@ -1,52 +1,221 @@
-// Package manager makes, finds and removes sandboxes.
+// Package manager makes, finds and removes sandboxes: the client's side of the
+// state directory. It runs no VM; each sandbox's supervisor does.
+//
+//	m := manager.New(store, manager.Options{})
+//	h, err := m.Create(ctx, api.Spec{})
+//
+// What is remembered (the files) is never taken for what is alive: a sandbox is
+// alive as long as its supervisor holds the lock in its directory.
 package manager
 
 import (
 	"context"
-	"io"
+	"errors"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/smolvm/smolvm/api"
-	"github.com/smolvm/smolvm/internal/guest"
+	"github.com/smolvm/smolvm/internal/control"
 	"github.com/smolvm/smolvm/internal/store"
 )
 
+// Options configures a Manager. The zero value works.
 type Options struct {
-	Binary   string
-	Progress func(step string, done, total int64)
+	Binary   string                               // the smolvm program; empty: looked for
+	Progress func(step string, done, total int64) // may be nil
 }
+
+// Manager manages the sandboxes of one state directory.
+type Manager struct {
+	store store.Store
+	opts  Options
+}
+
+// New returns a manager of the sandboxes in s.
+func New(s store.Store, o Options) *Manager {
+	if o.Progress == nil {
+		o.Progress = func(string, int64, int64) {}
+	}
+	return &Manager{s, o}
+}
+
+// Create makes a sandbox and waits until it runs.
+func (m *Manager) Create(ctx context.Context, spec api.Spec) (*Handle, error) {
+	if err := spec.WithDefaults().Check(); err != nil {
+		return nil, err
+	}
+	info, lifeline, err := m.spawn(ctx, &spec, "create")
+	if err != nil {
+		return nil, err
+	}
+	h := &Handle{m: m, id: info.ID}
+	if spec.Ephemeral {
+		h.lifeline = lifeline
+	} else {
+		lifeline.Close()
+	}
+	return h, nil
+}
+
+// minPrefix is the shortest beginning of an id that names a sandbox.
+const minPrefix = 4
+
+var refRE = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+
+// Get finds a sandbox by id, name or unique beginning of an id.
+func (m *Manager) Get(ctx context.Context, ref string) (*Handle, error) {
+	// Before it becomes part of a path.
+	if !refRE.MatchString(ref) {
+		return nil, notFound(ref)
+	}
+	id, err := m.resolve(ref)
+	if err != nil {
+		return nil, err
+	}
+	h := &Handle{m: m, id: id}
+	_, err = h.Info(ctx)
+	return h, err
+}
+
+func (m *Manager) resolve(ref string) (string, error) {
+	if _, err := os.Stat(string(m.store.Sandbox(ref))); err == nil {
+		return ref, nil
+	}
+	if id, err := m.store.ByName(ref); err == nil {
+		return id, nil
+	}
+	ids, err := m.ids()
+	if err != nil {
+		return "", err
+	}
+	match := slices.DeleteFunc(ids, func(id string) bool { return !strings.HasPrefix(id, ref) })
+	if len(ref) < minPrefix || len(match) == 0 {
+		return "", notFound(ref)
+	}
+	if len(match) > 1 {
+		return "", api.Errorf(api.Invalid, "%q is the beginning of %d ids", ref, len(match)).
+			WithRecovery("Give more of the id, or the name.")
+	}
+	return match[0], nil
+}
+
+func notFound(ref string) error {
+	return api.Errorf(api.NotFound, "find sandbox %.80q: there is none of that id or name", ref).
+		WithRecovery("List what there is with: smolvm ls")
+}
+
+// Filter narrows a list; its zero value lets everything through.
 type Filter struct {
 	States []api.State
 	Labels map[string]string
 }
-type Collected struct {
-	Sandboxes []string `json:"sandboxes"`
-	Names     []string `json:"names"`
-	Temporary []string `json:"temporary"`
-	Images    []string `json:"images"`
-	DryRun    bool     `json:"dry_run"`
-}
-type ConsoleOptions struct {
-	Tail   int
-	Follow bool
-}
-type Manager struct{}
-type Handle struct{ guest.Opener }
 
-func New(s store.Store, o Options) *Manager                                        { panic(0) }
-func (m *Manager) Create(ctx context.Context, spec api.Spec) (*Handle, error)      { panic(0) }
-func (m *Manager) Get(ctx context.Context, ref string) (*Handle, error)            { panic(0) }
-func (m *Manager) List(ctx context.Context, f Filter) ([]api.Sandbox, error)       { panic(0) }
-func (m *Manager) GC(ctx context.Context, dryRun bool) (Collected, error)          { panic(0) }
-func (h *Handle) ID() string                                                       { panic(0) }
-func (h *Handle) Info(ctx context.Context) (api.Sandbox, error)                    { panic(0) }
-func (h *Handle) Start(ctx context.Context) error                                  { panic(0) }
-func (h *Handle) Stop(ctx context.Context, o api.Stop) error                       { panic(0) }
-func (h *Handle) Pause(ctx context.Context) error                                  { panic(0) }
-func (h *Handle) Resume(ctx context.Context) error                                 { panic(0) }
-func (h *Handle) Remove(ctx context.Context) error                                 { panic(0) }
-func (h *Handle) Rename(ctx context.Context, name string) error                    { panic(0) }
-func (h *Handle) Wait(ctx context.Context) (api.Sandbox, error)                    { panic(0) }
-func (h *Handle) Env(ctx context.Context) (map[string]string, error)               { panic(0) }
-func (h *Handle) ChangeEnv(context.Context, api.EnvChange) (api.EnvChanged, error) { panic(0) }
-func (h *Handle) Stats(ctx context.Context) (api.Stats, error)                     { panic(0) }
-func (h *Handle) Console(context.Context, io.Writer, ConsoleOptions) error         { panic(0) }
+func (f Filter) match(s api.Sandbox) bool {
+	if len(f.States) > 0 && !slices.Contains(f.States, s.State) {
+		return false
+	}
+	for k, v := range f.Labels {
+		if got, ok := s.Labels[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}
+
+// List describes the sandboxes that f lets through, oldest first.
+func (m *Manager) List(ctx context.Context, f Filter) ([]api.Sandbox, error) {
+	ids, err := m.ids()
+	if err != nil {
+		return nil, err
+	}
+	list := []api.Sandbox{}
+	for _, id := range ids {
+		info, err := m.look(ctx, id)
+		if errors.Is(err, api.ErrNotFound) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		if f.match(info) {
+			list = append(list, info)
+		}
+	}
+	slices.SortFunc(list, func(a, b api.Sandbox) int { return a.Created.Compare(b.Created) })
+	return list, nil
+}
+
+func (m *Manager) ids() ([]string, error) {
+	entries, err := os.ReadDir(m.store.Sandboxes())
+	if err != nil {
+		return nil, err
+	}
+	ids := make([]string, 0, len(entries))
+	for _, e := range entries {
+		ids = append(ids, e.Name())
+	}
+	return ids, nil
+}
+
+// look describes a sandbox as it is now. One whose time to live ended while it
+// had no supervisor is removed.
+func (m *Manager) look(ctx context.Context, id string) (api.Sandbox, error) {
+	dir := m.store.Sandbox(id)
+	var rec control.Record
+	if err := store.ReadJSON(dir.Spec(), &rec); err != nil {
+		if _, gone := os.Stat(string(dir)); gone != nil {
+			return api.Sandbox{}, notFound(id)
+		}
+		// Listed, so that it can be removed.
+		return api.Sandbox{ID: id, State: api.StateError, Reason: "its record cannot be read: " + err.Error()}, nil
+	}
+	if store.Locked(dir.Lock()) {
+		var info api.Sandbox
+		err := control.NewClient(dir.Socket()).Call(ctx, control.RouteSandbox, nil, &info)
+		if err == nil || ctx.Err() != nil {
+			return info, err
+		}
+	}
+	var st control.Status
+	if err := store.ReadJSON(dir.State(), &st); err != nil {
+		st = control.Status{State: api.StateError, Reason: "its state cannot be read: " + err.Error()}
+	}
+	if store.Locked(dir.Lock()) {
+		return control.Describe(rec, st), nil // not listening yet, or not any more
+	}
+	if at := rec.Expires(); !at.IsZero() && time.Now().After(at) {
+		return api.Sandbox{}, errors.Join(m.discard(id, rec.Spec.Name), notFound(id))
+	}
+	return control.Describe(rec, asDead(st)), nil
+}
+
+// asDead is what a status means when no supervisor lives.
+func asDead(st control.Status) control.Status {
+	switch st.State {
+	case api.StateStopped, api.StateError:
+		return st
+	case api.StateCreating:
+		st.Reason = "its supervisor died before the guest was up"
+	default:
+		st.Reason = "its supervisor died"
+	}
+	st.State, st.SupervisorPID, st.VMMPID = api.StateError, 0, 0
+	return st
+}
+
+// discard removes a sandbox that has no supervisor. One that got a supervisor
+// meanwhile is left alone, with an error of class Conflict.
+func (m *Manager) discard(id, name string) error {
+	l, err := store.TryLock(m.store.Sandbox(id).Lock())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer l.Unlock()
+	return m.store.Unpublish(id, name)
+}

@@ -70,8 +70,9 @@ func (c *Scratch) Close() error {
 }
 
 // SweepTmp removes every entry of Tmp whose maker is dead and returns their
-// names. It goes on after an error and returns all of them.
-func (s Store) SweepTmp() ([]string, error) {
+// names; with dryRun it only names them. It goes on after an error and returns
+// all of them.
+func (s Store) SweepTmp(dryRun bool) ([]string, error) {
 	entries, err := os.ReadDir(s.Tmp())
 	if err != nil {
 		return nil, err
@@ -80,7 +81,7 @@ func (s Store) SweepTmp() ([]string, error) {
 	var errs []error
 	for _, e := range entries {
 		name := strings.TrimSuffix(e.Name(), lockSuffix)
-		gone, err := s.sweep(filepath.Join(s.Tmp(), name))
+		gone, err := s.sweep(filepath.Join(s.Tmp(), name), dryRun)
 		errs = append(errs, err)
 		if gone {
 			swept = append(swept, name)
@@ -91,7 +92,7 @@ func (s Store) SweepTmp() ([]string, error) {
 
 // sweep removes one entry where nobody holds its lock. The lock is taken while
 // it does, also for an entry without a lock file: its maker may be about to lock.
-func (s Store) sweep(dir string) (bool, error) {
+func (s Store) sweep(dir string, dryRun bool) (bool, error) {
 	if _, err := os.Lstat(dir); err != nil {
 		if _, err := os.Lstat(dir + lockSuffix); err != nil {
 			return false, nil // done already, under the entry's other name
@@ -105,6 +106,9 @@ func (s Store) sweep(dir string) (bool, error) {
 		return false, err
 	}
 	defer l.Unlock()
+	if dryRun {
+		return true, nil
+	}
 	if err := os.RemoveAll(dir); err != nil {
 		return false, err
 	}

@@ -26,7 +26,7 @@ func TestSweepTmpSparesTheLiving(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(s.Tmp(), "stray", "x"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	swept, err := s.SweepTmp()
+	swept, err := s.SweepTmp(false)
 	if err != nil || len(swept) != 2 {
 		t.Fatalf("swept %v, %v; want the two without an owner", swept, err)
 	}

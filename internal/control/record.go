@@ -1,0 +1,108 @@
+// Package control is what clients and supervisors say to each other: the two
+// files that describe a sandbox, the routes of a supervisor's socket, the
+// messages of its birth, and the client of it all.
+package control
+
+import (
+	"time"
+
+	"github.com/smolvm/smolvm/api"
+)
+
+// Record is the file of what was asked for and what it meant. Only the holder
+// of the sandbox's lock writes it.
+type Record struct {
+	ID      string    `json:"id"`
+	Spec    api.Spec  `json:"spec"` // defaults filled in
+	Image   Image     `json:"image"`
+	Created time.Time `json:"created"`
+}
+
+// Image is what a sandbox needs to know of its image, kept so that it does not
+// depend on the image's name.
+type Image struct {
+	ID         string   `json:"id"`     // digest of the manifest
+	RootFS     string   `json:"rootfs"` // path of the base, relative to the state directory
+	Env        []string `json:"env,omitempty"`
+	WorkingDir string   `json:"working_dir,omitempty"`
+	User       string   `json:"user,omitempty"`
+	Command    []string `json:"command,omitempty"` // entry point and default arguments
+}
+
+// Expires is when the sandbox's time to live ends; zero: never.
+func (r Record) Expires() time.Time {
+	if r.Spec.TTLSeconds == 0 {
+		return time.Time{}
+	}
+	return r.Created.Add(r.Spec.TTL())
+}
+
+// Status is the file of what was last known of a sandbox. Its supervisor writes it.
+type Status struct {
+	State   api.State `json:"state"`
+	Reason  string    `json:"reason,omitempty"`
+	Started time.Time `json:"started,omitzero"`
+	// Lived says that the sandbox has been running once: from then on its disk
+	// may hold work, and only its owner removes it.
+	Lived         bool          `json:"lived,omitempty"`
+	SupervisorPID int           `json:"supervisor_pid,omitempty"`
+	VMMPID        int           `json:"vmm_pid,omitempty"`
+	Isolation     api.Isolation `json:"isolation,omitempty"`
+	Accel         api.Accel     `json:"accel,omitempty"`
+	Machine       string        `json:"machine,omitempty"`
+	VMM           string        `json:"vmm,omitempty"`
+	Timings       api.Timings   `json:"timings,omitzero"`
+}
+
+// Describe puts record and status together.
+func Describe(r Record, s Status) api.Sandbox {
+	return api.Sandbox{
+		ID: r.ID, Name: r.Spec.Name, State: s.State, Reason: s.Reason,
+		Image: r.Spec.Image, ImageID: r.Image.ID,
+		CPUs: r.Spec.CPUs, MemoryMiB: r.Spec.MemoryMiB, DiskMiB: r.Spec.DiskMiB,
+		Labels: r.Spec.Labels, Ephemeral: r.Spec.Ephemeral,
+		Created: r.Created, Started: s.Started, Expires: r.Expires(),
+		IdleTimeoutSeconds: r.Spec.IdleTimeoutSeconds,
+		Isolation:          s.Isolation, Accel: s.Accel, Machine: s.Machine, VMM: s.VMM,
+		SupervisorPID: s.SupervisorPID, VMMPID: s.VMMPID, Timings: s.Timings,
+	}
+}
+
+// Birth is one line that a supervisor writes while it comes up: progress, and
+// at last the sandbox or an error.
+type Birth struct {
+	Progress *Progress    `json:"progress,omitempty"`
+	Sandbox  *api.Sandbox `json:"sandbox,omitempty"`
+	Error    *api.Error   `json:"error,omitempty"`
+}
+
+// Progress is what long work is doing.
+type Progress struct {
+	Step  string `json:"step"`
+	Done  int64  `json:"done,omitempty"` // bytes, where known
+	Total int64  `json:"total,omitempty"`
+}
+
+// Routes of a supervisor's socket. Bodies and answers are JSON.
+const (
+	RouteSandbox = "GET /v1/sandbox" // -> api.Sandbox
+	RoutePause   = "POST /v1/pause"  // -> api.Sandbox
+	RouteResume  = "POST /v1/resume" // -> api.Sandbox
+	RouteStop    = "POST /v1/stop"   // api.Stop -> api.Sandbox
+	RouteKill    = "POST /v1/kill"   // ends VM and supervisor at once
+	RouteRename  = "POST /v1/rename" // Rename -> api.Sandbox
+	RouteEnv     = "GET /v1/env"     // -> map[string]string
+	RouteSetEnv  = "POST /v1/env"    // api.EnvChange -> api.EnvChanged
+	RouteStats   = "GET /v1/stats"   // -> api.Stats
+	RouteStream  = "POST /v1/stream" // switches to StreamProtocol
+	RouteWait    = "GET /v1/wait"    // answers when the VM has ended -> api.Sandbox
+)
+
+// StreamProtocol is the upgrade that RouteStream asks for: from then on the
+// connection carries the messages of one guest stream.
+const StreamProtocol = "smolvm-stream"
+
+// Rename is the body of RouteRename.
+type Rename struct {
+	Name string `json:"name"`
+}

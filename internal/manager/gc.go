@@ -1,0 +1,67 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/control"
+	"github.com/smolvm/smolvm/internal/store"
+)
+
+// Collected is what a garbage collection removed, or would.
+type Collected struct {
+	Sandboxes []string `json:"sandboxes"` // ids
+	Names     []string `json:"names"`     // names that led nowhere
+	Temporary []string `json:"temporary"` // half-made files
+	DryRun    bool     `json:"dry_run"`
+}
+
+// GC removes what no live sandbox owns.
+func (m *Manager) GC(_ context.Context, dryRun bool) (Collected, error) {
+	c := Collected{Sandboxes: []string{}, DryRun: dryRun}
+	ids, err := m.ids()
+	if err != nil {
+		return c, err
+	}
+	var errs []error
+	for _, id := range ids {
+		if store.Locked(m.store.Sandbox(id).Lock()) {
+			continue
+		}
+		name, garbage := m.garbage(id)
+		if !garbage {
+			continue
+		}
+		if !dryRun {
+			if err := m.discard(id, name); errors.Is(err, api.ErrConflict) {
+				continue
+			} else if err != nil {
+				errs = append(errs, err)
+			}
+		}
+		c.Sandboxes = append(c.Sandboxes, id)
+	}
+	c.Names, err = m.store.SweepNames(dryRun)
+	errs = append(errs, err)
+	c.Temporary, err = m.store.SweepTmp(dryRun)
+	return c, errors.Join(append(errs, err)...)
+}
+
+// garbage reports whether nobody can want a sandbox that has no supervisor: it
+// never ran, its client is gone, or its time is over.
+func (m *Manager) garbage(id string) (name string, yes bool) {
+	var rec control.Record
+	var st control.Status
+	dir := m.store.Sandbox(id)
+	if err := store.ReadJSON(dir.Spec(), &rec); err != nil {
+		return "", errors.Is(err, os.ErrNotExist)
+	}
+	if err := store.ReadJSON(dir.State(), &st); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return rec.Spec.Name, false // damaged: its disk may hold work
+	}
+	at := rec.Expires()
+	return rec.Spec.Name, !st.Lived || rec.Spec.Ephemeral || (!at.IsZero() && time.Now().After(at))
+}

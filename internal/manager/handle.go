@@ -1,0 +1,275 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/control"
+	"github.com/smolvm/smolvm/internal/guest"
+	"github.com/smolvm/smolvm/internal/guest/wire"
+	"github.com/smolvm/smolvm/internal/store"
+)
+
+// Handle is a sandbox that was found or made.
+type Handle struct {
+	m        *Manager
+	id       string
+	lifeline io.Closer // of an ephemeral sandbox that this client made
+}
+
+// ID returns the sandbox's id.
+func (h *Handle) ID() string { return h.id }
+
+// Info describes the sandbox as it is now.
+func (h *Handle) Info(ctx context.Context) (api.Sandbox, error) { return h.m.look(ctx, h.id) }
+
+func (h *Handle) dir() store.SandboxDir { return h.m.store.Sandbox(h.id) }
+
+// call asks the supervisor. Without one the error says what the sandbox is.
+func (h *Handle) call(ctx context.Context, route string, in, out any) error {
+	return h.explain(ctx, control.NewClient(h.dir().Socket()).Call(ctx, route, in, out))
+}
+
+// Open opens a guest stream. It implements guest.Opener.
+func (h *Handle) Open(ctx context.Context, op guest.Op, req wire.Message) (guest.Stream, error) {
+	st, err := control.NewClient(h.dir().Socket()).Open(ctx, op, req)
+	return st, h.explain(ctx, err)
+}
+
+// explain turns "nobody answers" into what the sandbox is instead of running.
+func (h *Handle) explain(ctx context.Context, err error) error {
+	if !errors.Is(err, control.ErrNoSupervisor) {
+		return err
+	}
+	info, lookErr := h.Info(ctx)
+	if lookErr != nil {
+		return lookErr
+	}
+	e := api.Errorf(api.Unavailable, "sandbox %q is %s%s", info.Name, info.State, because(info.Reason)).
+		WithCode("not_running").WithRecovery("Start it with: smolvm start %s", info.Name)
+	return errors.Join(e, control.ErrNoSupervisor)
+}
+
+func because(reason string) string {
+	line, _, _ := strings.Cut(reason, "\n")
+	if line == "" {
+		return ""
+	}
+	return " (" + line + ")"
+}
+
+// Start boots the sandbox where it has no VM.
+func (h *Handle) Start(ctx context.Context) error {
+	info, err := h.Info(ctx)
+	if err != nil {
+		return err
+	}
+	switch info.State {
+	case api.StateRunning:
+		return nil
+	case api.StatePaused:
+		return api.Errorf(api.Conflict, "start sandbox %q: it is paused", info.Name).
+			WithRecovery("Resume it with: smolvm resume %s", info.Name)
+	case api.StateCreating:
+		return api.Errorf(api.Conflict, "start sandbox %q: it is coming up already", info.Name)
+	}
+	_, lifeline, err := h.m.spawn(ctx, nil, "start", h.id)
+	if err != nil {
+		return err
+	}
+	return lifeline.Close()
+}
+
+// Stop stops the sandbox where it has a VM.
+func (h *Handle) Stop(ctx context.Context, o api.Stop) error {
+	err := h.call(ctx, control.RouteStop, o, nil)
+	if errors.Is(err, control.ErrNoSupervisor) {
+		return nil // stopped, or in error: there is nothing to stop
+	}
+	if err != nil {
+		return err
+	}
+	h.cut()
+	return h.waitFree(ctx)
+}
+
+// Pause halts the VM.
+func (h *Handle) Pause(ctx context.Context) error {
+	return h.call(ctx, control.RoutePause, nil, nil)
+}
+
+// Resume lets it go on.
+func (h *Handle) Resume(ctx context.Context) error {
+	return h.call(ctx, control.RouteResume, nil, nil)
+}
+
+// Wait returns when the sandbox has no VM any more.
+func (h *Handle) Wait(ctx context.Context) (api.Sandbox, error) {
+	var info api.Sandbox
+	err := h.call(ctx, control.RouteWait, nil, &info)
+	if err == nil || ctx.Err() != nil {
+		return info, err
+	}
+	// It had none, or its supervisor was killed: what is left says which.
+	if err := h.waitFree(ctx); err != nil {
+		return api.Sandbox{}, err
+	}
+	return h.Info(ctx)
+}
+
+// killTime bounds how long a supervisor may take to end when told to end at
+// once, before it is killed itself.
+const killTime = 5 * time.Second
+
+// Remove ends and removes the sandbox. One that is gone is no error.
+func (h *Handle) Remove(ctx context.Context) error {
+	info, err := h.Info(ctx)
+	if errors.Is(err, api.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer h.cut()
+	for {
+		if err := h.end(ctx); err != nil {
+			return err
+		}
+		err := h.m.discard(h.id, info.Name)
+		if !errors.Is(err, api.ErrConflict) {
+			return err
+		}
+		// Somebody started it again between end and discard.
+	}
+}
+
+// end makes sure that no supervisor holds the sandbox.
+func (h *Handle) end(ctx context.Context) error {
+	if !store.Locked(h.dir().Lock()) {
+		return nil
+	}
+	quick, cancel := context.WithTimeout(ctx, killTime)
+	defer cancel()
+	if h.call(quick, control.RouteKill, nil, nil) == nil && h.waitFree(quick) == nil {
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	b, err := os.ReadFile(h.dir().Lock())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	pid, _ := strconv.Atoi(string(b))
+	// The note is its holder's own, and the holder lives as long as the lock is held.
+	if pid > 1 && store.Locked(h.dir().Lock()) {
+		syscall.Kill(pid, syscall.SIGKILL)
+	}
+	return h.waitFree(ctx)
+}
+
+// waitFree waits until nobody holds the sandbox's lock.
+func (h *Handle) waitFree(ctx context.Context) error {
+	free := make(chan error, 1)
+	go func() { // ends with the supervisor, whose end is under way
+		if !store.Locked(h.dir().Lock()) {
+			free <- nil
+			return
+		}
+		l, err := store.WaitLock(h.dir().Lock())
+		if err == nil {
+			l.Unlock()
+		}
+		if errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
+		free <- err
+	}()
+	select {
+	case err := <-free:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// cut closes the lifeline of an ephemeral sandbox.
+func (h *Handle) cut() {
+	if h.lifeline != nil {
+		h.lifeline.Close()
+	}
+}
+
+// Rename gives the sandbox another name.
+func (h *Handle) Rename(ctx context.Context, name string) error {
+	if err := api.CheckName(name); err != nil {
+		return err
+	}
+	err := h.call(ctx, control.RouteRename, control.Rename{Name: name}, nil)
+	if !errors.Is(err, control.ErrNoSupervisor) {
+		return err
+	}
+	return h.edit(func(rec *control.Record, write func() error) error {
+		old := rec.Spec.Name
+		if old == name {
+			return nil
+		}
+		rec.Spec.Name = name
+		return h.m.store.Rename(h.id, old, name, write)
+	})
+}
+
+// Env returns the sandbox's environment.
+func (h *Handle) Env(ctx context.Context) (map[string]string, error) {
+	if _, err := h.Info(ctx); err != nil {
+		return nil, err
+	}
+	var rec control.Record
+	err := store.ReadJSON(h.dir().Spec(), &rec)
+	if rec.Spec.Env == nil {
+		rec.Spec.Env = map[string]string{}
+	}
+	return rec.Spec.Env, err
+}
+
+// ChangeEnv changes the sandbox's environment.
+func (h *Handle) ChangeEnv(ctx context.Context, c api.EnvChange) (out api.EnvChanged, err error) {
+	err = h.call(ctx, control.RouteSetEnv, c, &out)
+	if !errors.Is(err, control.ErrNoSupervisor) {
+		return out, err
+	}
+	err = h.edit(func(rec *control.Record, write func() error) error {
+		if out, err = control.ChangeEnv(&rec.Spec.Env, c); err != nil {
+			return err
+		}
+		return write()
+	})
+	return out, err
+}
+
+// edit changes the record of a sandbox that has no supervisor.
+func (h *Handle) edit(f func(rec *control.Record, write func() error) error) error {
+	l, err := store.TryLock(h.dir().Lock())
+	if err != nil {
+		return err
+	}
+	defer l.Unlock()
+	var rec control.Record
+	if err := store.ReadJSON(h.dir().Spec(), &rec); err != nil {
+		return err
+	}
+	return f(&rec, func() error { return store.WriteJSON(h.dir().Spec(), rec) })
+}
+
+// Stats measures what the sandbox uses.
+func (h *Handle) Stats(ctx context.Context) (out api.Stats, err error) {
+	err = h.call(ctx, control.RouteStats, nil, &out)
+	return out, err
+}

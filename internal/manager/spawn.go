@@ -1,0 +1,152 @@
+package manager
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/control"
+	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/undo"
+)
+
+// EnvBinary names the smolvm program for clients that are not it.
+const EnvBinary = "SMOLVM_BIN"
+
+// program finds the smolvm program that runs supervisors.
+func (m *Manager) program() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		self = ""
+	}
+	for _, path := range []string{
+		m.opts.Binary, os.Getenv(EnvBinary), filepath.Join(filepath.Dir(self), "smolvm"),
+	} {
+		if path == "" {
+			continue
+		}
+		if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+			return filepath.Abs(path)
+		}
+	}
+	path, err := exec.LookPath("smolvm")
+	if err != nil {
+		return "", api.Errorf(api.Unavailable, "find the smolvm program: %w", err).
+			WithCode("missing_dependency").WithRecovery("Install it, or set %s to its path.", EnvBinary)
+	}
+	return filepath.Abs(path)
+}
+
+// spawn starts a supervisor and waits for the end of its birth. The lifeline
+// tells the supervisor that this client lives, until it is closed.
+func (m *Manager) spawn(ctx context.Context, spec *api.Spec, args ...string) (_ api.Sandbox, lifeline io.Closer, err error) {
+	program, err := m.program()
+	if err != nil {
+		return api.Sandbox{}, nil, err
+	}
+	var u undo.Stack
+	defer u.Run()
+	inR, inW, err := os.Pipe()
+	if err != nil {
+		return api.Sandbox{}, nil, err
+	}
+	defer inR.Close()
+	u.Add(func() { inW.Close() })
+	birthR, birthW, err := os.Pipe()
+	if err != nil {
+		return api.Sandbox{}, nil, err
+	}
+	defer birthR.Close()
+	cmd := exec.Command(program, append([]string{"supervise"}, args...)...)
+	cmd.Env = superviseEnv(m.store, os.Environ())
+	cmd.Dir = "/" // hold nobody's directory
+	cmd.Stdin, cmd.ExtraFiles = inR, []*os.File{birthW}
+	// Its own session: an interrupt at the client's terminal is not for it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	birthW.Close()
+	if err != nil {
+		return api.Sandbox{}, nil, api.Errorf(api.Internal, "start supervisor: %w", err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }() // it ends with the supervisor; nothing else reaps it
+	if spec != nil {
+		if err := json.NewEncoder(inW).Encode(spec); err != nil {
+			return api.Sandbox{}, nil, api.Errorf(api.Internal, "tell supervisor what to make: %w", err)
+		}
+	}
+	// A cancelled caller cuts the lifeline: the supervisor then undoes its work
+	// and ends the birth. One that cannot even do that is killed.
+	stop := context.AfterFunc(ctx, func() {
+		inW.Close()
+		kill := time.AfterFunc(undo.CleanupTime, func() { cmd.Process.Kill() })
+		<-exited
+		kill.Stop()
+	})
+	defer stop()
+	info, err := m.attend(birthR)
+	switch {
+	case ctx.Err() != nil && err != nil:
+		err = api.Errorf(contextClass(ctx), "make sandbox: %w", context.Cause(ctx))
+	case errors.Is(err, io.EOF):
+		m.GC(ctx, false) // it can only have died
+		err = api.Errorf(api.Internal, "make sandbox: its supervisor died").
+			WithRecovery("Look into the kernel's log for an out-of-memory kill, and try again.")
+	}
+	if err != nil {
+		return api.Sandbox{}, nil, err
+	}
+	u.Success()
+	return info, inW, nil
+}
+
+func contextClass(ctx context.Context) api.Class {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return api.Timeout
+	}
+	return api.Unavailable
+}
+
+// attend listens to a birth until its end. io.EOF: the supervisor died.
+func (m *Manager) attend(r io.Reader) (api.Sandbox, error) {
+	dec := json.NewDecoder(bufio.NewReader(r))
+	for {
+		var b control.Birth
+		if err := dec.Decode(&b); err != nil {
+			return api.Sandbox{}, io.EOF
+		}
+		switch {
+		case b.Progress != nil:
+			m.opts.Progress(b.Progress.Step, b.Progress.Done, b.Progress.Total)
+		case b.Error != nil:
+			return api.Sandbox{}, b.Error
+		case b.Sandbox != nil:
+			return *b.Sandbox, nil
+		}
+	}
+}
+
+// superviseEnv is the environment of a supervisor: what it needs to find its
+// files, its tools and registries, and none of the client's secrets.
+func superviseEnv(s store.Store, env []string) []string {
+	keep := []string{"PATH", "HOME", "TMPDIR", "LANG", "DOCKER_CONFIG", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+		"http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"}
+	out := []string{store.EnvHome + "=" + s.Root()}
+	for _, kv := range env {
+		k, _, _ := strings.Cut(kv, "=")
+		if k != store.EnvHome && (strings.HasPrefix(k, "SMOLVM_") || slices.Contains(keep, k)) {
+			out = append(out, kv)
+		}
+	}
+	return out
+}

@@ -1,0 +1,378 @@
+package supervisor
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/control"
+	"github.com/smolvm/smolvm/internal/guest"
+	"github.com/smolvm/smolvm/internal/sockpath"
+	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/undo"
+	"github.com/smolvm/smolvm/internal/vmm"
+)
+
+// bootTime bounds a boot, from the VMM's start to the agent's answer. Under
+// emulation it takes 3 s on quiet cores; 100 sandboxes booting on two cores
+// take their turns.
+const bootTime = 3 * time.Minute
+
+// begin makes the sandbox or takes it up, and boots it. After an error nothing
+// of a new sandbox is left, and an old one is stopped or in error.
+func (s *Supervisor) begin(ctx context.Context, b *birth) error {
+	t := time.Now()
+	var u undo.Stack
+	defer u.Run()
+	if s.create != nil {
+		if err := s.make(ctx, b); err != nil {
+			return err
+		}
+		u.Add(s.release)
+		u.Add(s.vanish)
+	} else {
+		if err := s.takeUp(); err != nil {
+			return err
+		}
+		u.Add(s.release)
+	}
+	s.timings.PrepareMS = ms(t)
+	if err := s.redirectLog(); err != nil {
+		return err
+	}
+	if err := s.listen(); err != nil {
+		return err
+	}
+	u.Add(s.hangUp)
+	u.Add(func() { close(s.over) })
+	b.progress(control.Progress{Step: "boot"})
+	if err := s.bootOrEnd(ctx); err != nil {
+		return err
+	}
+	s.timings.TotalMS = ms(t)
+	if err := s.running(); err != nil {
+		s.vm.Kill()
+		return err
+	}
+	u.Success()
+	return nil
+}
+
+// make prepares a new sandbox's directory in tmp/ and publishes it.
+func (s *Supervisor) make(ctx context.Context, b *birth) error {
+	spec := s.create.WithDefaults()
+	if err := spec.Check(); err != nil {
+		return err
+	}
+	if spec.Name != "" {
+		// Before the work; Publish decides.
+		if id, err := s.parts.Store.ByName(spec.Name); err == nil {
+			return api.Errorf(api.Conflict, "name %q is taken by sandbox %s", spec.Name, id).
+				WithRecovery("Choose another name, or remove it with: smolvm rm %s", spec.Name)
+		}
+	}
+	if err := s.checkHost(ctx, spec); err != nil {
+		return err
+	}
+	img, err := s.parts.Provider.Image(ctx, spec.Image, b.progress)
+	if err != nil {
+		return err
+	}
+	scratch, err := s.parts.Store.Scratch("create")
+	if err != nil {
+		return err
+	}
+	defer scratch.Close()
+	tmp := store.SandboxDir(scratch.Path("sandbox"))
+	if err := os.Mkdir(string(tmp), 0o700); err != nil {
+		return err
+	}
+	s.rec = control.Record{ID: newID(), Spec: spec, Image: img, Created: time.Now().UTC().Round(time.Millisecond)}
+	if err := s.parts.Provider.Disk(ctx, tmp.Disk(), spec.DiskMiB); err != nil {
+		return err
+	}
+	if err := os.Mkdir(tmp.VM(), 0o700); err != nil {
+		return err
+	}
+	if err := s.hold(tmp); err != nil {
+		return err
+	}
+	s.gate = openGate(tmp.State(), control.Status{State: api.StateCreating, SupervisorPID: os.Getpid()})
+	if _, err := s.gate.move(api.StateCreating, ""); err != nil {
+		return errors.Join(err, s.lock.close())
+	}
+	if err := s.publish(tmp); err != nil {
+		return errors.Join(err, s.lock.close())
+	}
+	return nil
+}
+
+// publish gives the sandbox its name and its place.
+func (s *Supervisor) publish(tmp store.SandboxDir) error {
+	generated := s.rec.Spec.Name == ""
+	for {
+		if generated {
+			s.rec.Spec.Name = newName()
+		}
+		if err := store.WriteJSON(tmp.Spec(), s.rec); err != nil {
+			return err
+		}
+		err := s.parts.Store.Publish(string(tmp), s.rec.ID, s.rec.Spec.Name)
+		if generated && errors.Is(err, api.ErrConflict) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		s.dir = s.parts.Store.Sandbox(s.rec.ID)
+		s.gate.path = s.dir.State()
+		return nil
+	}
+}
+
+// takeUp locks an existing sandbox and moves it to creating.
+func (s *Supervisor) takeUp() error {
+	if _, err := os.Stat(s.dir.Spec()); err != nil {
+		return api.Errorf(api.NotFound, "start sandbox %s: there is none", s.dir.ID())
+	}
+	if err := s.hold(s.dir); err != nil {
+		return err
+	}
+	var st control.Status
+	err := errors.Join(store.ReadJSON(s.dir.Spec(), &s.rec), store.ReadJSON(s.dir.State(), &st))
+	if err == nil && st.State != api.StateStopped {
+		// The lock was free: whatever the last supervisor wrote, it is dead.
+		st.State = api.StateError
+	}
+	if err == nil {
+		err = s.checkHost(context.Background(), s.rec.Spec)
+	}
+	if err == nil {
+		s.gate = openGate(s.dir.State(), st)
+		_, err = s.gate.update(func(st *control.Status) error {
+			*st = control.Status{State: api.StateCreating, Lived: st.Lived, SupervisorPID: os.Getpid()}
+			return nil
+		})
+	}
+	if err != nil {
+		s.lock.close()
+		return api.Errorf(api.ClassOf(err), "start sandbox %s: %w", s.dir.ID(), err)
+	}
+	return nil
+}
+
+// checkHost refuses what this host cannot give.
+func (s *Supervisor) checkHost(ctx context.Context, spec api.Spec) error {
+	caps, err := s.parts.Driver.Probe(ctx)
+	if err != nil {
+		return err
+	}
+	level := caps.Isolation
+	if spec.Accel == api.AccelTCG {
+		level = api.Emulated
+	}
+	if !level.AtLeast(spec.MinIsolation) {
+		return api.Errorf(api.Denied, "isolation %s is demanded, this host gives %s: %s",
+			spec.MinIsolation, level, why(caps.NoKVM, "accelerator tcg was asked for")).
+			WithRecovery("Enable KVM (see: smolvm doctor), or accept emulation with --min-isolation emulated.")
+	}
+	if spec.Accel == api.AccelKVM && caps.Accel != api.AccelKVM {
+		return api.Errorf(api.Unavailable, "accelerator kvm is demanded, but %s", caps.NoKVM).
+			WithRecovery("Enable KVM (see: smolvm doctor), or use --accel tcg.")
+	}
+	return nil
+}
+
+// bootOrEnd boots, unless somebody wants the sandbox to end meanwhile.
+func (s *Supervisor) bootOrEnd(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-s.ends:
+			cancel(api.Errorf(api.Unavailable, "sandbox %q was stopped while it came up", s.record().Spec.Name))
+		case <-ctx.Done():
+		}
+	}()
+	err := s.boot(ctx)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+		s.gate.move(api.StateStopped, err.Error())
+	} else if err != nil {
+		s.gate.move(api.StateError, err.Error())
+	}
+	cancel(nil)
+	<-done
+	return err
+}
+
+// boot starts the VM and waits until its agent has answered and taken its setup.
+func (s *Supervisor) boot(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, bootTime,
+		api.Errorf(api.Timeout, "the guest did not come up in %v", bootTime))
+	defer cancel()
+	kernel, initrd, err := s.parts.Provider.Kernel(ctx)
+	if err != nil {
+		return err
+	}
+	var u undo.Stack
+	defer u.Run()
+	t := time.Now()
+	s.vm, err = s.parts.Driver.Start(ctx, s.config(kernel, initrd))
+	if err != nil {
+		return err
+	}
+	u.Add(s.vm.Kill)
+	s.timings.VMMMS = ms(t)
+	t = time.Now()
+	if err := s.connect(ctx); err != nil {
+		return api.Errorf(api.ClassOf(err), "boot sandbox %q: %w%s", s.rec.Spec.Name, err, lastWords(s.vm))
+	}
+	s.timings.GuestMS = ms(t)
+	t = time.Now()
+	if err := s.setUp(ctx); err != nil {
+		return api.Errorf(api.ClassOf(err), "set up sandbox %q: %w%s", s.rec.Spec.Name, err, lastWords(s.vm))
+	}
+	s.timings.SetupMS = ms(t)
+	u.Success()
+	return nil
+}
+
+func (s *Supervisor) config(kernel, initrd string) vmm.Config {
+	spec := s.rec.Spec
+	return vmm.Config{
+		Name: spec.Name, Dir: s.dir.VM(),
+		CPUs: spec.CPUs, MemoryMiB: spec.MemoryMiB, Accel: spec.Accel,
+		Kernel: kernel, Initrd: initrd,
+		Disks: []vmm.Disk{
+			{Path: filepath.Join(s.parts.Store.Root(), s.rec.Image.RootFS), Format: vmm.Raw, ReadOnly: true},
+			{Path: s.dir.Disk(), Format: vmm.Raw},
+		},
+	}
+}
+
+// connect dials the guest and greets the agent, until the VM ends.
+func (s *Supervisor) connect(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-s.vm.Done():
+			cancel(ended(s.vm))
+		case <-ctx.Done():
+		}
+	}()
+	conn, err := s.vm.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	session, err := guest.Connect(ctx, conn)
+	if err != nil {
+		conn.Close()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return err
+	}
+	s.setSession(session)
+	return nil
+}
+
+func ended(vm vmm.Machine) error {
+	if err := vm.Err(); err != nil {
+		return err
+	}
+	return api.Errorf(api.Unavailable, "the guest powered off")
+}
+
+// setUp gives the guest its identity, the clock and fresh randomness.
+func (s *Supervisor) setUp(ctx context.Context) error {
+	seed, machine := make([]byte, 64), make([]byte, 16)
+	rand.Read(seed)
+	rand.Read(machine)
+	c := guest.Client{Opener: s.session()}
+	err := c.Setup(ctx, guest.Setup{
+		Hostname: s.rec.Spec.Name, TimeNS: time.Now().UnixNano(),
+		Seed: seed, MachineID: hex.EncodeToString(machine),
+	})
+	if err != nil {
+		return err
+	}
+	info, err := c.Info(ctx)
+	s.timings.Boot = info.BootMS
+	return err
+}
+
+// running publishes that the sandbox runs.
+func (s *Supervisor) running() error {
+	info := s.vm.Info()
+	_, err := s.gate.update(func(st *control.Status) error {
+		st.State, st.Reason, st.Lived = api.StateRunning, "", true
+		st.Started = info.Started.UTC().Round(time.Millisecond)
+		st.VMMPID, st.Machine, st.VMM = info.PID, info.Machine, info.Version
+		st.Accel, st.Isolation = info.Accel, info.Accel.Isolation()
+		st.Timings = s.timings
+		return nil
+	})
+	return err
+}
+
+// redirectLog sends what the process says, a panic's trace too, to the
+// sandbox's log, which starts anew with each supervisor and so stays small.
+func (s *Supervisor) redirectLog() error {
+	f, err := os.OpenFile(s.dir.Log(), os.O_CREATE|os.O_WRONLY|os.O_TRUNC|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return dup2(int(f.Fd()), 2)
+}
+
+func (s *Supervisor) listen() error {
+	l, err := sockpath.Listen(s.dir.Socket())
+	if err != nil {
+		return api.Errorf(api.Internal, "listen on the sandbox's socket: %w", err)
+	}
+	s.serve(l)
+	return nil
+}
+
+func ms(since time.Time) float64 { return float64(time.Since(since).Microseconds()) / 1000 }
+
+func why(reasons ...string) string {
+	for _, r := range reasons {
+		if r != "" {
+			return r
+		}
+	}
+	return "unknown"
+}
+
+// lastWords formats the VM's last words for the end of an error message.
+// What a guest wrote must not steer the terminal that shows it.
+func lastWords(vm vmm.Machine) string {
+	w := strings.TrimSpace(vm.LastWords())
+	if w == "" {
+		return ""
+	}
+	w = strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return r
+		}
+		if unicode.IsControl(r) {
+			return -1
+		}
+		return r
+	}, w)
+	return fmt.Sprintf("\nlast words of the machine:\n%s", w)
+}

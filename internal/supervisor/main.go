@@ -1,0 +1,129 @@
+// Package supervisor is the life of one sandbox. A supervisor is a process: the
+// smolvm program executed again with its hidden command. It makes the sandbox or
+// takes an existing one up, owns the VMM, the guest channel and the timers,
+// serves the sandbox's API on a socket in its directory, and ends with the VM.
+//
+// # How one is started
+//
+//	smolvm supervise create     reads one line, an api.Spec, from standard input
+//	smolvm supervise start ID   takes up a sandbox that is stopped or in error
+//
+// Descriptor 3 is a pipe to which it writes control.Birth lines until the
+// sandbox runs or could not be made. Standard input stays open for as long as
+// the client lives: if it ends before the sandbox runs, everything is undone;
+// the end of the client of an ephemeral sandbox ends and removes the sandbox.
+package supervisor
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/control"
+	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/vmm"
+)
+
+// Provider gives a sandbox what it is made of.
+type Provider interface {
+	// Image finds an image, and fetches it where it is not here yet.
+	Image(ctx context.Context, ref string, progress func(control.Progress)) (control.Image, error)
+	// Kernel returns the paths of the guest's kernel and initramfs.
+	Kernel(ctx context.Context) (kernel, initrd string, err error)
+	// Disk makes an empty writable layer.
+	Disk(ctx context.Context, path string, mib int) error
+}
+
+// Parts is what a supervisor is wired with.
+type Parts struct {
+	Store    store.Store
+	Driver   vmm.Driver
+	Provider Provider
+}
+
+// birthFD is the descriptor of the pipe for control.Birth lines.
+const birthFD = 3
+
+// maxSpec bounds the line that carries the spec; the environment in it may be
+// api.MaxEnvBytes, and JSON may double that.
+const maxSpec = 4 << 20
+
+// Main is the supervisor's process. It returns the exit status.
+func Main(parts Parts, args []string) int {
+	// A terminal's interrupt is for the client. SIGTERM stops the sandbox.
+	signal.Ignore(syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
+
+	in := bufio.NewReader(os.Stdin)
+	birth := &birth{w: os.NewFile(birthFD, "birth")}
+	s, err := newSupervisor(parts, in, args)
+	if err != nil {
+		birth.fail(err)
+		return 1
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	lifeline := make(chan struct{})
+	go func() {
+		io.Copy(io.Discard, in) // ends with the client
+		close(lifeline)
+		birth.lost(cancel)
+	}()
+	go func() { // until live listens to it
+		select {
+		case <-term:
+			cancel(api.Errorf(api.Unavailable, "the supervisor was told to end"))
+		case <-ctx.Done():
+		}
+	}()
+	if err := s.begin(ctx, birth); err != nil {
+		birth.fail(err)
+		return 1
+	}
+	if !birth.ready(s.describe()) {
+		s.abandon() // the client died before it could know
+		return 1
+	}
+	cancel(nil)
+	s.live(term, lifeline)
+	return 0
+}
+
+func newSupervisor(parts Parts, in *bufio.Reader, args []string) (*Supervisor, error) {
+	switch {
+	case len(args) == 1 && args[0] == "create":
+		line, err := readLine(in)
+		if err != nil {
+			return nil, err
+		}
+		var spec api.Spec
+		if err := json.Unmarshal(line, &spec); err != nil {
+			return nil, api.Errorf(api.Invalid, "read spec: %w", err)
+		}
+		return &Supervisor{parts: parts, create: &spec}, nil
+	case len(args) == 2 && args[0] == "start":
+		return &Supervisor{parts: parts, dir: parts.Store.Sandbox(args[1])}, nil
+	}
+	return nil, api.Errorf(api.Invalid, "supervise %q: want create, or start ID", args)
+}
+
+func readLine(in *bufio.Reader) ([]byte, error) {
+	var line []byte
+	for len(line) <= maxSpec {
+		part, err := in.ReadSlice('\n')
+		line = append(line, part...)
+		if err == nil {
+			return line, nil
+		}
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return nil, api.Errorf(api.Invalid, "read spec: %w", err)
+		}
+	}
+	return nil, api.Errorf(api.Exhausted, "read spec: longer than %d bytes", maxSpec)
+}

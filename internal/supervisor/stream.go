@@ -1,0 +1,133 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/control"
+	"github.com/smolvm/smolvm/internal/guest"
+	"github.com/smolvm/smolvm/internal/guest/wire"
+)
+
+// openTime bounds the first message of a stream, which clients send at once.
+const openTime = 10 * time.Second
+
+// stream turns a connection into a guest stream and passes its messages on
+// until either side ends.
+func (s *Supervisor) stream(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Upgrade") != control.StreamProtocol {
+		answer(w, nil, api.Errorf(api.Invalid, "open stream: ask for an upgrade to %s", control.StreamProtocol))
+		return
+	}
+	conn, buf, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		answer(w, nil, err)
+		return
+	}
+	s.server.streams.Add(1)
+	defer s.server.streams.Done()
+	defer s.idle.begin()()
+	defer conn.Close()
+	// hangUp must not wait for a client that does not end.
+	defer context.AfterFunc(s.server.closing, func() { conn.Close() })()
+	conn.SetDeadline(time.Now().Add(openTime))
+	_, err = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", control.StreamProtocol)
+	if err != nil {
+		return
+	}
+	client := guest.NewConn(control.BufferedConn{Conn: conn, R: buf.Reader})
+	work, err := s.openGuest(s.server.closing, client)
+	if err != nil {
+		refuse(client, err)
+		return
+	}
+	conn.SetDeadline(time.Time{})
+	guest.Relay(s.server.closing, client, work)
+}
+
+// openGuest reads the client's first message and opens the stream it asks for.
+func (s *Supervisor) openGuest(ctx context.Context, client guest.Stream) (guest.Stream, error) {
+	op, req, err := guest.Accept(client)
+	if err != nil {
+		return nil, err
+	}
+	switch st := s.gate.get().State; st {
+	case api.StateRunning:
+	case api.StatePaused:
+		return nil, api.Errorf(api.Conflict, "sandbox %q is paused", s.record().Spec.Name).
+			WithCode("not_running").WithRecovery("Resume it with: smolvm resume %s", s.record().Spec.Name)
+	default:
+		return nil, s.notRunning(st)
+	}
+	switch op {
+	case guest.OpExec:
+		if req, err = s.completeExec(req); err != nil {
+			return nil, err
+		}
+	case guest.OpSetup, guest.OpShutdown:
+		return nil, api.Errorf(api.Denied, "operation %d is the supervisor's own", op)
+	}
+	return s.session().Open(ctx, op, req)
+}
+
+// completeExec fills what a command leaves open from the sandbox and its image.
+func (s *Supervisor) completeExec(req wire.Raw) (wire.Raw, error) {
+	var e guest.Exec
+	if err := wire.Unmarshal(req, &e); err != nil {
+		return nil, api.Errorf(api.Invalid, "exec: %w", err)
+	}
+	rec := s.record()
+	if len(e.Argv) == 0 {
+		e.Argv = rec.Image.Command
+	}
+	if len(e.Argv) == 0 {
+		return nil, api.Errorf(api.Invalid, "exec: no command given and image %q names none", rec.Spec.Image)
+	}
+	if e.Dir == "" {
+		e.Dir = rec.Image.WorkingDir
+	}
+	if e.User == "" {
+		e.User = rec.Image.User
+	}
+	e.Env = mergeEnv(rec.Image.Env, pairs(rec.Spec.Env), e.Env)
+	return wire.Marshal(&e), nil
+}
+
+// mergeEnv joins lists of KEY=VALUE; later lists win.
+func mergeEnv(lists ...[]string) []string {
+	m := map[string]string{}
+	for _, l := range lists {
+		for _, kv := range l {
+			k, v, _ := strings.Cut(kv, "=")
+			m[k] = v
+		}
+	}
+	return pairs(m)
+}
+
+func pairs(m map[string]string) []string {
+	out := make([]string, 0, len(m))
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		out = append(out, k+"="+m[k])
+	}
+	return out
+}
+
+// refuse ends a client's stream with an error.
+func refuse(client guest.Stream, err error) {
+	e := api.AsError(err)
+	if errors.Is(err, context.Canceled) {
+		e = &api.Error{Class: api.Unavailable, Message: "the sandbox is ending"}
+	}
+	f := guest.Failure{Class: string(e.Class), Message: e.Message, Code: e.Code, Recovery: e.Recovery}
+	if client.Send(guest.KindError, wire.Marshal(&f)) == nil {
+		client.CloseSend()
+	}
+}

@@ -1,0 +1,271 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/control"
+	"github.com/smolvm/smolvm/internal/guest"
+	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/undo"
+	"github.com/smolvm/smolvm/internal/vmm"
+)
+
+// Supervisor is one sandbox's life.
+type Supervisor struct {
+	parts  Parts
+	create *api.Spec // of a new sandbox; nil for one that is taken up
+
+	dir     store.SandboxDir
+	lock    heldLock
+	gate    *gate
+	timings api.Timings
+	vm      vmm.Machine
+	server  *server
+	idle    *idle
+	ends    chan end      // asks live to end the sandbox
+	over    chan struct{} // closed when the VM has ended and the state says so
+
+	mu  sync.Mutex // guards what follows
+	rec control.Record
+	ses *guest.Session
+}
+
+// end is a wish to end the sandbox.
+type end struct {
+	state  api.State
+	reason string
+	grace  time.Duration // negative: at once
+	remove bool
+}
+
+// live runs the sandbox until something ends it, then cleans up.
+func (s *Supervisor) live(term <-chan os.Signal, lifeline <-chan struct{}) {
+	e := s.watch(term, lifeline)
+	slog.Info("sandbox ends", "state", e.state, "reason", e.reason, "remove", e.remove)
+	s.finish(e)
+}
+
+// watch returns what ends the sandbox.
+func (s *Supervisor) watch(term <-chan os.Signal, lifeline <-chan struct{}) end {
+	if !s.record().Spec.Ephemeral {
+		lifeline = nil // the client may go
+	}
+	var expired <-chan time.Time
+	if at := s.record().Expires(); !at.IsZero() {
+		t := time.NewTimer(time.Until(at))
+		defer t.Stop()
+		expired = t.C
+	}
+	for {
+		select {
+		case e := <-s.ends:
+			return e
+		case <-s.vm.Done():
+			return vmEnded(s.vm)
+		case <-s.session().Done():
+			if err := s.reconnect(); err != nil {
+				return end{state: api.StateError, reason: "guest agent lost: " + err.Error(), grace: -1}
+			}
+		case <-expired:
+			return end{state: api.StateStopped, reason: "its time to live is over", grace: -1, remove: true}
+		case <-s.idle.fired:
+			if s.idle.quiet() {
+				return end{state: api.StateStopped, reason: "idle timeout", grace: api.DefaultGrace}
+			}
+		case <-lifeline:
+			return end{state: api.StateStopped, reason: "its client ended", grace: -1, remove: true}
+		case <-term:
+			return end{state: api.StateStopped, reason: "supervisor was told to end", grace: api.DefaultGrace}
+		}
+	}
+}
+
+func vmEnded(vm vmm.Machine) end {
+	if err := vm.Err(); err != nil {
+		return end{state: api.StateError, reason: err.Error() + lastWords(vm), grace: -1}
+	}
+	return end{state: api.StateStopped, reason: "the guest powered off", grace: -1}
+}
+
+// reconnectTime bounds how long a running guest may leave a greeting unanswered:
+// a busy one needs seconds under emulation, a dead one never answers.
+const reconnectTime = 30 * time.Second
+
+// reconnect greets the agent again after the channel broke.
+func (s *Supervisor) reconnect() error {
+	slog.Warn("guest session ended; connecting again", "cause", s.session().Err())
+	s.session().Close()
+	ctx, cancel := context.WithTimeout(context.Background(), reconnectTime)
+	defer cancel()
+	return s.connect(ctx)
+}
+
+// finish ends the VM, writes the last state, answers who waits, and removes
+// what is to be removed. From its first line on the sandbox is ending.
+func (s *Supervisor) finish(e end) {
+	if s.record().Spec.Ephemeral {
+		e.remove = true
+	}
+	s.idle.stop()
+	if e.grace >= 0 {
+		if err := s.shutDown(e.grace); err != nil {
+			slog.Warn("guest did not shut down; killing it", "err", err)
+		}
+	}
+	s.vm.Kill()
+	s.session().Close()
+	if _, err := s.gate.update(func(st *control.Status) error {
+		*st = control.Status{State: e.state, Reason: e.reason, Lived: st.Lived, Timings: st.Timings}
+		return nil
+	}); err != nil {
+		slog.Error("write last state", "err", err)
+	}
+	close(s.over)
+	s.hangUp()
+	if e.remove {
+		s.vanish()
+	}
+	s.release()
+}
+
+// shutDown asks the guest to end its processes and power off.
+func (s *Supervisor) shutDown(grace time.Duration) error {
+	// After the grace the agent kills, syncs and powers off: seconds under
+	// emulation with a full page cache.
+	ctx, cancel := context.WithTimeout(context.Background(), grace+10*time.Second)
+	defer cancel()
+	if err := s.vm.Resume(ctx); err != nil {
+		return err
+	}
+	c := guest.Client{Opener: s.session()}
+	if err := c.Shutdown(ctx, guest.Shutdown{GraceMS: grace.Milliseconds()}); err != nil {
+		return err
+	}
+	select {
+	case <-s.vm.Done():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// pause and resume the VM and say so in the state. On an error nothing moved.
+func (s *Supervisor) pause(ctx context.Context) error {
+	return s.halt(ctx, api.StatePaused, s.vm.Pause, s.vm.Resume)
+}
+
+func (s *Supervisor) resume(ctx context.Context) error {
+	return s.halt(ctx, api.StateRunning, s.vm.Resume, s.vm.Pause)
+}
+
+func (s *Supervisor) halt(ctx context.Context, to api.State, do, back func(context.Context) error) error {
+	if s.gate.get().State == to {
+		return nil
+	}
+	_, err := s.gate.update(func(st *control.Status) error {
+		if st.State != api.StateRunning && st.State != api.StatePaused {
+			return api.Errorf(api.Conflict, "sandbox is %s", st.State)
+		}
+		st.State = to
+		return do(ctx)
+	})
+	if err != nil && s.gate.get().State != to {
+		ctx, cancel := undo.Context(ctx)
+		defer cancel()
+		back(ctx)
+	}
+	return err
+}
+
+// describe puts together what is known of the sandbox.
+func (s *Supervisor) describe() api.Sandbox { return control.Describe(s.record(), s.gate.get()) }
+
+func (s *Supervisor) record() control.Record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rec
+}
+
+// change changes the record and its file: both or neither.
+func (s *Supervisor) change(f func(*control.Record) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := s.rec
+	if err := f(&next); err != nil {
+		return err
+	}
+	if err := store.WriteJSON(s.dir.Spec(), next); err != nil {
+		return api.Errorf(api.Internal, "write record: %w", err)
+	}
+	s.rec = next
+	return nil
+}
+
+func (s *Supervisor) session() *guest.Session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ses
+}
+
+func (s *Supervisor) setSession(g *guest.Session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ses = g
+}
+
+// abandon undoes a birth whose client died at the last moment.
+func (s *Supervisor) abandon() {
+	s.finish(end{state: api.StateStopped, reason: "its client ended", grace: -1, remove: s.create != nil})
+}
+
+// vanish removes the sandbox's files and its name.
+func (s *Supervisor) vanish() {
+	rec := s.record()
+	if err := s.parts.Store.Unpublish(rec.ID, rec.Spec.Name); err != nil {
+		slog.Error("remove sandbox", "err", err)
+	}
+}
+
+// heldLock is the sandbox's lock while this process lives.
+type heldLock struct{ l *store.Lock }
+
+func (h *heldLock) close() error {
+	if h.l != nil {
+		h.l.Unlock()
+		h.l = nil
+	}
+	return nil
+}
+
+// hold takes the lock of a sandbox directory and notes the process id in it, so
+// that a supervisor that does not answer can be killed.
+func (s *Supervisor) hold(dir store.SandboxDir) error {
+	l, err := store.TryLock(dir.Lock())
+	if errors.Is(err, api.ErrConflict) {
+		return api.Errorf(api.Conflict, "sandbox %s has a supervisor already", dir.ID())
+	}
+	if err != nil {
+		return err
+	}
+	s.lock.l = l
+	return l.Note(strconv.Itoa(os.Getpid()))
+}
+
+func (s *Supervisor) release() { s.lock.close() }
+
+func dup2(from, to int) error {
+	if err := unix.Dup3(from, to, 0); err != nil {
+		return fmt.Errorf("redirect the log: %w", err)
+	}
+	return nil
+}
