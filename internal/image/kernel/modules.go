@@ -25,7 +25,7 @@ func bootModules() []string {
 func laterModules() []string {
 	return []string{
 		"virtio_rng", "virtio_balloon", "virtio_net", "erofs", "fuse", "virtiofs", "tun",
-		"vmw_vsock_virtio_transport", "kvm_amd", "kvm_intel", "loop",
+		"vmw_vsock_virtio_transport", "loop",
 	}
 }
 
