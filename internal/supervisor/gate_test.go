@@ -1,0 +1,71 @@
+package supervisor
+
+import (
+	"errors"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/control"
+	"github.com/smolvm/smolvm/internal/store"
+)
+
+func TestGateKnowsOnlyTheMovesOfItsTable(t *testing.T) {
+	for _, from := range api.States() {
+		for _, to := range api.States() {
+			path := filepath.Join(t.TempDir(), "state.json")
+			g := openGate(path, control.Status{State: from})
+			_, err := g.move(to, "because")
+			allowed := from == to || slices.Contains(moves[from], to)
+			if allowed != (err == nil) {
+				t.Errorf("%s to %s: %v", from, to, err)
+			}
+			if !allowed && (!errors.Is(err, api.ErrConflict) || g.get().State != from) {
+				t.Errorf("%s to %s: %v, and the state is %s", from, to, err, g.get().State)
+			}
+			var st control.Status
+			if err := store.ReadJSON(path, &st); allowed && (err != nil || !reflect.DeepEqual(st, g.get())) {
+				t.Errorf("%s to %s: the file says %v, %v", from, to, st, err)
+			}
+		}
+	}
+}
+
+func TestGateThatCannotWriteDoesNotMove(t *testing.T) {
+	g := openGate(filepath.Join(t.TempDir(), "missing", "state.json"), control.Status{State: api.StateRunning})
+	if _, err := g.move(api.StatePaused, ""); err == nil || g.get().State != api.StateRunning {
+		t.Fatalf("moved to %s, %v", g.get().State, err)
+	}
+}
+
+func TestIdleFiresOnlyWhenNobodyIsThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newIdle(time.Minute)
+		defer i.stop()
+		end := i.begin()
+		time.Sleep(time.Hour)
+		select {
+		case <-i.fired:
+			t.Fatal("fired while in use")
+		default:
+		}
+		end()
+		end() // a second call does nothing
+		start := time.Now()
+		<-i.fired
+		if d := time.Since(start); d != time.Minute || !i.quiet() {
+			t.Fatalf("fired after %v, quiet %v", d, i.quiet())
+		}
+	})
+}
+
+func TestMergeEnvLetsLaterListsWin(t *testing.T) {
+	got := mergeEnv([]string{"A=1", "B=1"}, []string{"B=2=3"}, []string{"C="})
+	if want := []string{"A=1", "B=2=3", "C="}; !slices.Equal(got, want) {
+		t.Fatalf("got %q, want %q", got, want)
+	}
+}
