@@ -1,0 +1,36 @@
+// Command smolvm gives AI agents disposable computers.
+//
+//	smolvm run -- python3 -c 'print(6 * 7)'
+//
+// It is both the command line and, executed again with its hidden command, the
+// supervisor of one sandbox.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/smolvm/smolvm/internal/cli"
+)
+
+// version is set by the linker: -X main.version=...
+var version string
+
+func main() {
+	os.Exit(run(os.Args[1:]))
+}
+
+func run(args []string) int {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		cancel(cli.Signal{Signal: <-signals})
+		// The second one ends the program without waiting for a clean-up.
+		signal.Stop(signals)
+	}()
+	return cli.Main(ctx, args, cli.OS(), cli.Build{Version: version})
+}

@@ -1,0 +1,58 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm"
+)
+
+func (a *app) newCreate() *cobra.Command {
+	var o specFlags
+	cmd := &cobra.Command{
+		Use:   "create",
+		Short: "Make a sandbox and start it",
+		Long: `Make a sandbox and start it. Its name is printed. It goes on when smolvm ends; it
+ends by stop, rm, its time to live or its idle timeout.`,
+		Example: `  smolvm create
+  smolvm create --name web --cpus 2 --memory 2G --disk 10G
+  smolvm create -e TOKEN --env-file .env --ttl 1h --label team=search
+  smolvm create --min-isolation hardware`,
+		Args: cobra.NoArgs,
+		RunE: a.do(func(ctx context.Context, _ []string) (outcome, error) { return a.create(ctx, &o) }),
+	}
+	o.register(a, cmd)
+	return cmd
+}
+
+func (a *app) create(ctx context.Context, o *specFlags) (outcome, error) {
+	spec, err := o.spec()
+	if err != nil {
+		return outcome{}, err
+	}
+	sb, err := a.client().Create(ctx, spec)
+	if err != nil {
+		return outcome{}, err
+	}
+	return describe(ctx, sb)
+}
+
+// sandboxData is the data of commands about one sandbox.
+type sandboxData struct {
+	Sandbox smolvm.Info `json:"sandbox"`
+}
+
+// describe gives a sandbox as it is now; to people, its name.
+func describe(ctx context.Context, sb *smolvm.Sandbox) (outcome, error) {
+	info, err := sb.Info(ctx)
+	if err != nil {
+		return outcome{}, err
+	}
+	return outcome{
+		data: sandboxData{info},
+		text: func(w io.Writer) { fmt.Fprintln(w, clean(info.Name)) },
+	}, nil
+}

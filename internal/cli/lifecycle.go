@@ -1,0 +1,63 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm"
+)
+
+// act is one thing that is done to one sandbox.
+type act func(ctx context.Context, sb *smolvm.Sandbox) error
+
+// onOne runs an act on the sandbox that the first argument names.
+func (a *app) onOne(f act) func(*cobra.Command, []string) error {
+	return a.do(func(ctx context.Context, args []string) (outcome, error) {
+		sb, err := a.sandbox(ctx, args[0])
+		if err != nil {
+			return outcome{}, err
+		}
+		if err := f(ctx, sb); err != nil {
+			return outcome{}, err
+		}
+		return describe(ctx, sb)
+	})
+}
+
+func (a *app) newStart() *cobra.Command {
+	return &cobra.Command{
+		Use:   "start SANDBOX",
+		Short: "Start a stopped sandbox",
+		Long: `Boot a sandbox that is stopped or in error. Its disk is as it was left. A running
+sandbox is left as it is.`,
+		Example:           `  smolvm start web`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeWith(a.completeSandboxes, 1),
+		RunE:              a.onOne(func(ctx context.Context, sb *smolvm.Sandbox) error { return sb.Start(ctx) }),
+	}
+}
+
+func (a *app) newPause() *cobra.Command {
+	return &cobra.Command{
+		Use:               "pause SANDBOX",
+		Short:             "Halt a sandbox; memory is kept",
+		Long:              `Halt the virtual CPUs of a sandbox. Its memory and processes are kept for resume.`,
+		Example:           `  smolvm pause web`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeWith(a.completeSandboxes, 1),
+		RunE:              a.onOne(func(ctx context.Context, sb *smolvm.Sandbox) error { return sb.Pause(ctx) }),
+	}
+}
+
+func (a *app) newResume() *cobra.Command {
+	return &cobra.Command{
+		Use:               "resume SANDBOX",
+		Short:             "Let a paused sandbox go on",
+		Long:              `Let a paused sandbox go on where it was.`,
+		Example:           `  smolvm resume web`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeWith(a.completeSandboxes, 1),
+		RunE:              a.onOne(func(ctx context.Context, sb *smolvm.Sandbox) error { return sb.Resume(ctx) }),
+	}
+}

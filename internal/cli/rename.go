@@ -1,0 +1,28 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) newRename() *cobra.Command {
+	return &cobra.Command{
+		Use:               "rename SANDBOX NAME",
+		Short:             "Give a sandbox another name",
+		Long:              `Give a sandbox another name. Its id does not change.`,
+		Example:           `  smolvm rename brave-otter web`,
+		Args:              cobra.ExactArgs(2),
+		ValidArgsFunction: completeWith(a.completeSandboxes, 1),
+		RunE: a.do(func(ctx context.Context, args []string) (outcome, error) {
+			sb, err := a.sandbox(ctx, args[0])
+			if err != nil {
+				return outcome{}, err
+			}
+			if err := sb.Rename(ctx, args[1]); err != nil {
+				return outcome{}, err
+			}
+			return describe(ctx, sb)
+		}),
+	}
+}
