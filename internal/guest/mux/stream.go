@@ -129,6 +129,16 @@ func (s *Stream) take() error {
 	return nil
 }
 
+// AwaitEnd waits until the stream is over, also for a peer that has ended and
+// may still reset.
+func (s *Stream) AwaitEnd() {
+	s.l.mu.Lock()
+	defer s.l.mu.Unlock()
+	for s.err == nil {
+		s.changed.Wait()
+	}
+}
+
 // grant lets the peer send as much as was consumed.
 func (s *Stream) grant() {
 	s.l.mu.Lock()
