@@ -1,0 +1,171 @@
+// Package testenv gives tests a real smolvm: the built program and a state
+// directory of their own, with the images and the kernel of the user's.
+//
+//	home := testenv.Home(t)
+//	cmd := exec.Command(testenv.Binary(t), "ls")
+//	cmd.Env = append(os.Environ(), "SMOLVM_HOME="+home)
+//
+// What is missing is made: the program is built, and smolvm setup is run. A test
+// never skips.
+package testenv
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/smolvm/smolvm/internal/store"
+)
+
+// EnvBinary names a program that is built already; the Makefile sets it.
+const EnvBinary = "SMOLVM_TEST_BIN"
+
+// Binary returns the path of the smolvm program, built from this checkout.
+func Binary(t testing.TB) string {
+	t.Helper()
+	path, err := Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Build is Binary for a TestMain.
+func Build() (string, error) {
+	if path := os.Getenv(EnvBinary); path != "" {
+		return path, nil
+	}
+	return build()
+}
+
+var build = sync.OnceValues(func() (string, error) {
+	cmd := exec.Command("make", "--no-print-directory", "build")
+	cmd.Dir = repository()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build smolvm: %w\n%s", err, out)
+	}
+	return filepath.Join(repository(), "bin", "smolvm"), nil
+})
+
+// repository is the checkout's root: this file knows where it stands.
+func repository() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..")
+}
+
+// Home makes a state directory for one test. Images and kernels are the user's
+// own, set up where they are missing; sandboxes and names are the test's. At the
+// end of the test nothing may live in it.
+func Home(t testing.TB) string {
+	t.Helper()
+	home := t.TempDir()
+	if err := Fill(home); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { noProcesses(t, home) })
+	return home
+}
+
+// Fill is Home for a TestMain, in a directory that is there.
+func Fill(home string) error {
+	binary, err := Build()
+	if err != nil {
+		return err
+	}
+	shared, err := prepare(binary)
+	if err != nil {
+		return err
+	}
+	for _, dir := range []string{shared.Images(), shared.Kernels()} {
+		if err := os.Symlink(dir, filepath.Join(home, filepath.Base(dir))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var (
+	prepareOnce sync.Once
+	prepareErr  error
+)
+
+// prepare sets the user's own state directory up.
+func prepare(binary string) (store.Store, error) {
+	s, err := store.Open("")
+	if err != nil {
+		return s, err
+	}
+	prepareOnce.Do(func() {
+		if out, err := exec.Command(binary, "setup").CombinedOutput(); err != nil {
+			prepareErr = fmt.Errorf("smolvm setup: %w\n%s", err, out)
+		}
+	})
+	return s, prepareErr
+}
+
+// noProcesses fails the test where a process of its state directory still lives,
+// and ends it.
+func noProcesses(t testing.TB, home string) {
+	for _, p := range Processes(home) {
+		t.Errorf("left behind: %s", p)
+		if proc, err := os.FindProcess(p.PID); err == nil {
+			proc.Kill()
+		}
+	}
+}
+
+// Process is a process that belongs to a state directory.
+type Process struct {
+	PID  int
+	Args []string
+}
+
+func (p Process) String() string { return fmt.Sprintf("%d %s", p.PID, strings.Join(p.Args, " ")) }
+
+// Processes lists the processes that name a state directory in their arguments
+// or their environment, but this one.
+func Processes(home string) []Process {
+	var list []Process
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		var pid int
+		fmt.Sscan(filepath.Base(dir), &pid)
+		args, _ := os.ReadFile(dir + "/cmdline")
+		env, _ := os.ReadFile(dir + "/environ")
+		if pid == os.Getpid() || len(args) == 0 {
+			continue // this process, a zombie or a kernel thread
+		}
+		if strings.Contains(string(args)+"\x00"+string(env), home) {
+			list = append(list, Process{pid, strings.Split(strings.TrimRight(string(args), "\x00"), "\x00")})
+		}
+	}
+	return list
+}
+
+// Files lists everything below a state directory that belongs to sandboxes: all
+// but images, kernels, and the fixed directories and locks.
+func Files(home string) []string {
+	var list []string
+	filepath.WalkDir(home, func(path string, d os.DirEntry, err error) error {
+		rel, _ := filepath.Rel(home, path)
+		switch {
+		case err != nil:
+			return nil
+		case rel == "images" || rel == "kernels":
+			if d.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil
+		case rel == "." || rel == "version" || rel == "sandboxes" || rel == "names" || rel == "tmp" || rel == filepath.Join("names", ".lock"):
+			return nil
+		}
+		list = append(list, rel)
+		return nil
+	})
+	return list
+}

@@ -1,0 +1,33 @@
+package smolvm_test
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/smolvm/smolvm/internal/testenv"
+)
+
+// TestMain gives the examples, which use the default client, a program and a
+// state directory of their own.
+func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+
+func testMain(m *testing.M) int {
+	home, err := os.MkdirTemp("", "smolvm-example-*")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(home)
+	binary, err := testenv.Build()
+	if err == nil {
+		err = testenv.Fill(home)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	os.Setenv("SMOLVM_BIN", binary)
+	os.Setenv("SMOLVM_HOME", home)
+	return m.Run()
+}
