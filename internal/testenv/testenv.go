@@ -73,11 +73,7 @@ func Home(t testing.TB) string {
 
 // Fill is Home for a TestMain, in a directory that is there.
 func Fill(home string) error {
-	binary, err := Build()
-	if err != nil {
-		return err
-	}
-	shared, err := prepare(binary)
+	shared, err := prepare()
 	if err != nil {
 		return err
 	}
@@ -89,24 +85,21 @@ func Fill(home string) error {
 	return nil
 }
 
-var (
-	prepareOnce sync.Once
-	prepareErr  error
-)
-
 // prepare sets the user's own state directory up.
-func prepare(binary string) (store.Store, error) {
+var prepare = sync.OnceValues(func() (store.Store, error) {
 	s, err := store.Open("")
 	if err != nil {
 		return s, err
 	}
-	prepareOnce.Do(func() {
-		if out, err := exec.Command(binary, "setup").CombinedOutput(); err != nil {
-			prepareErr = fmt.Errorf("smolvm setup: %w\n%s", err, out)
-		}
-	})
-	return s, prepareErr
-}
+	binary, err := Build()
+	if err != nil {
+		return s, err
+	}
+	if out, err := exec.Command(binary, "setup").CombinedOutput(); err != nil {
+		return s, fmt.Errorf("smolvm setup: %w\n%s", err, out)
+	}
+	return s, nil
+})
 
 // noProcesses fails the test where a process of its state directory still lives,
 // and ends it.
