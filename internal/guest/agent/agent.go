@@ -41,6 +41,9 @@ type Options struct {
 	Upper string
 	// GrowDisk grows the writable file system to its device; nil: nothing to grow.
 	GrowDisk func() error
+	// Writable is a directory of the writable file system, to sync and to make
+	// read-only at the end; empty: only sync.
+	Writable string
 	// PowerOff ends the machine; nil: Shutdown is refused.
 	PowerOff func(reboot bool)
 }
