@@ -10,11 +10,13 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/smolvm/smolvm"
+	"github.com/smolvm/smolvm/internal/vmm"
 )
 
 // Build says what build of smolvm this is.
 type Build struct {
-	Version string // empty: unknown
+	Version string     // empty: the module's
+	Driver  vmm.Driver // that supervisors run machines with; doctor asks it
 }
 
 // app is one run of the command line.
@@ -23,7 +25,7 @@ type app struct {
 	build    Build
 	json     bool
 	streamed bool // events were printed
-	progress progress
+	progress meter
 	outcome  *outcome // of the command, once it ran
 }
 
@@ -159,7 +161,7 @@ func group(cmd *cobra.Command) func(*cobra.Command, []string) error {
 		err := usagef("unknown command %.80q for %s", args[0], cmd.CommandPath())
 		cmd.SuggestionsMinimumDistance = 2
 		if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
-			err.hint = "Did you mean: " + cmd.CommandPath() + " " + strings.Join(s, ", ")
+			err.hint = "Did you mean " + cmd.CommandPath() + " " + strings.Join(s, ", ") + "?"
 		}
 		return err
 	}
@@ -188,7 +190,7 @@ func flagError(cmd *cobra.Command, err error) error {
 	var unknown *pflag.NotExistError
 	if errors.As(err, &unknown) {
 		if s := nearestFlag(cmd.Flags(), unknown.GetSpecifiedName()); s != "" {
-			u.hint = "Did you mean: --" + s
+			u.hint = "Did you mean --" + s + "?"
 		}
 	}
 	return u

@@ -87,7 +87,7 @@ func recovery(cmd *cobra.Command, err error) string {
 	if usage.hint != "" {
 		return usage.hint
 	}
-	return fmt.Sprintf("See: %s --help", cmd.CommandPath())
+	return fmt.Sprintf("See %s --help", cmd.CommandPath())
 }
 
 // printError says on standard error what went wrong and what to do now.

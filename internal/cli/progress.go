@@ -5,15 +5,18 @@ import (
 	"io"
 	"sync"
 	"time"
+	"unicode/utf8"
+
+	"github.com/smolvm/smolvm/internal/image/progress"
 )
 
 // redrawEvery bounds how often the line is drawn again: fast enough to look
 // alive, slow enough not to cost anything.
 const redrawEvery = 100 * time.Millisecond
 
-// progress tells people what takes long: on a terminal one line that is drawn
+// meter tells people what takes long: on a terminal one line that is drawn
 // again and again, elsewhere one line a step. The zero value says nothing.
-type progress struct {
+type meter struct {
 	w    io.Writer // nil: say nothing
 	term bool
 
@@ -24,30 +27,36 @@ type progress struct {
 }
 
 // tell is the SDK's Progress.
-func (p *progress) tell(step string, done, total int64) {
+func (p *meter) tell(step string, done, total int64) {
+	p.report(progress.Progress{Step: step, Done: done, Total: total})
+}
+
+// report is the image store's and setup's. A tool's own output is shown on a
+// terminal only.
+func (p *meter) report(s progress.Progress) {
 	if p.w == nil {
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	fresh := step != p.step
-	p.step = step
+	fresh := s.Step != p.step
+	p.step = s.Step
 	if !p.term {
 		if fresh {
-			fmt.Fprintf(p.w, "%s\n", clean(step))
+			fmt.Fprintf(p.w, "%s\n", clean(s.Step))
 		}
 		return
 	}
 	now := time.Now()
-	if !fresh && now.Sub(p.drawn) < redrawEvery && done != total {
+	if !fresh && now.Sub(p.drawn) < redrawEvery && s.Done != s.Total {
 		return
 	}
 	p.drawn, p.shown = now, true
-	fmt.Fprintf(p.w, "\r\x1b[K%s%s", clean(step), amount(done, total))
+	fmt.Fprintf(p.w, "\r\x1b[K%s%s%s", clean(s.Step), amount(s.Done, s.Total), brief(s.Line))
 }
 
 // clear takes the line off the terminal.
-func (p *progress) clear() {
+func (p *meter) clear() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.shown {
@@ -64,4 +73,19 @@ func amount(done, total int64) string {
 		return "  " + size(done)
 	}
 	return ""
+}
+
+// maxLineShown keeps the line of a tool from wrapping: a line that wraps cannot
+// be drawn over.
+const maxLineShown = 50
+
+func brief(line string) string {
+	if line == "" {
+		return ""
+	}
+	line = clean(line)
+	if utf8.RuneCountInString(line) > maxLineShown {
+		line = string([]rune(line)[:maxLineShown-1]) + "…"
+	}
+	return "  " + line
 }
