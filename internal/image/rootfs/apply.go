@@ -62,8 +62,7 @@ func eachEntry(ctx context.Context, r io.Reader, f func(int64, *tar.Header, io.R
 	for i := int64(0); ; i++ {
 		h, err := t.Next()
 		if err == io.EOF {
-			_, err = io.Copy(io.Discard, r)
-			return err
+			return drain(r)
 		}
 		if err != nil {
 			return api.Errorf(api.Invalid, "read tar: %w", err)
@@ -75,6 +74,18 @@ func eachEntry(ctx context.Context, r io.Reader, f func(int64, *tar.Header, io.R
 			return err
 		}
 	}
+}
+
+// maxTrailer bounds what may follow the end of a tar: tools fill up to some
+// kilobytes, and a compressed stream of zeros could go on for ever.
+const maxTrailer = 16 << 20
+
+func drain(r io.Reader) error {
+	n, err := io.Copy(io.Discard, io.LimitReader(r, maxTrailer+1))
+	if err == nil && n > maxTrailer {
+		err = api.Errorf(api.Invalid, "more than %d bytes after the end of the tar", maxTrailer)
+	}
+	return err
 }
 
 func (b *builder) entry(at place, h *tar.Header) error {
