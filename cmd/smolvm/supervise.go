@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/agentbin"
+	"github.com/smolvm/smolvm/internal/control"
+	"github.com/smolvm/smolvm/internal/image"
+	"github.com/smolvm/smolvm/internal/image/disk"
+	"github.com/smolvm/smolvm/internal/image/initramfs"
+	"github.com/smolvm/smolvm/internal/image/kernel"
+	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/supervisor"
+	"github.com/smolvm/smolvm/internal/vmm/qemu"
+)
+
+// supervise is the hidden command: this process becomes a sandbox's supervisor.
+// Here, and only here, contracts meet what fulfils them.
+func supervise(args []string) int {
+	s, err := store.Open("")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "smolvm:", err)
+		return 1
+	}
+	return supervisor.Main(supervisor.Parts{Store: s, Driver: &qemu.Driver{}, Provider: provider{s}}, args)
+}
+
+// provider gives sandboxes what this host's state directory holds.
+type provider struct{ s store.Store }
+
+// Image finds an image here, and pulls one that is named as registries name them.
+func (p provider) Image(ctx context.Context, ref string, tell func(control.Progress)) (control.Image, error) {
+	images, err := image.Open(p.s)
+	if err != nil {
+		return control.Image{}, err
+	}
+	img, err := images.Resolve(ctx, ref)
+	switch {
+	case err == nil:
+	case errors.Is(err, api.ErrNotFound) && ref == api.DefaultImage:
+		return control.Image{}, api.Errorf(api.NotFound, "the default image is not here yet").
+			WithCode("missing_dependency").WithRecovery("Get it with: smolvm setup")
+	default:
+		return control.Image{}, err
+	}
+	base, err := filepath.Rel(p.s.Root(), img.RootFS)
+	if err != nil {
+		return control.Image{}, err
+	}
+	c := img.Config
+	return control.Image{
+		ID: img.Digest, RootFS: base, Env: c.Env, WorkingDir: c.WorkingDir, User: c.User,
+		Command: append(append([]string(nil), c.Entrypoint...), c.Cmd...),
+	}, nil
+}
+
+// Kernel returns the current kernel, and the initramfs that holds this
+// program's agent.
+func (p provider) Kernel(ctx context.Context) (string, string, error) {
+	k, err := kernel.Current(p.s)
+	if err != nil {
+		return "", "", err
+	}
+	agent, err := agentbin.Bytes()
+	if err != nil {
+		return "", "", err
+	}
+	initrd, err := initramfs.Build(p.s, k, agent)
+	return k.Vmlinux(), initrd, err
+}
+
+// Disk makes the writable layer.
+func (p provider) Disk(ctx context.Context, path string, mib int) error {
+	return disk.Create(ctx, path, mib)
+}
