@@ -1,4 +1,4 @@
-// Command smolvm gives AI agents disposable computers.
+// Smolvm gives AI agents disposable computers.
 //
 //	smolvm run -- python3 -c 'print(6 * 7)'
 //
