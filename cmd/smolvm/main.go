@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/smolvm/smolvm/internal/cli"
+	"github.com/smolvm/smolvm/internal/vmm/qemu"
 )
 
 // version is set by the linker: -X main.version=...
@@ -35,5 +36,5 @@ func run(args []string) int {
 		// The second one ends the program without waiting for a clean-up.
 		signal.Stop(signals)
 	}()
-	return cli.Main(ctx, args, cli.OS(), cli.Build{Version: version})
+	return cli.Main(ctx, args, cli.OS(), cli.Build{Version: version, Driver: new(qemu.Driver)})
 }
