@@ -38,7 +38,7 @@ where the time of its last start went.`,
 }
 
 func printInfo(w io.Writer, s smolvm.Info) {
-	rows := [][]string{
+	printFields(w, [][]string{
 		{"name", s.Name},
 		{"id", s.ID},
 		{"state", string(s.State)},
@@ -57,11 +57,15 @@ func printInfo(w io.Writer, s smolvm.Info) {
 		{"idle timeout", idle(s.IdleTimeoutSeconds)},
 		{"start took", timings(s.Timings)},
 		{"pids", pids(s)},
-	}
-	kept := rows[:0]
-	for _, r := range rows {
-		if r[1] != "" {
-			kept = append(kept, r)
+	})
+}
+
+// printFields prints names and values, but for empty ones.
+func printFields(w io.Writer, fields [][]string) {
+	kept := fields[:0]
+	for _, f := range fields {
+		if f[1] != "" {
+			kept = append(kept, f)
 		}
 	}
 	table(w, "", kept)

@@ -277,7 +277,7 @@ func (a *app) newOldRemove() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "delete [VM...]",
 		Short:             "Remove sandboxes and everything in them",
-		Long:              "Remove sandboxes and everything in them. The same as: smolvm rm, but that --all --json wants --force.",
+		Long:              "Remove sandboxes and everything in them. The same as: smolvm rm, but that\n--all --json wants --force.",
 		Example:           `  smolvm sandbox delete web`,
 		ValidArgsFunction: completeWith(a.completeSandboxes, 0),
 		RunE: a.do(func(ctx context.Context, args []string) (outcome, error) {
