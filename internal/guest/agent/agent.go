@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -59,6 +60,7 @@ type Agent struct {
 	procs   procTable
 	mark    mark
 	work    sync.WaitGroup
+	ending  atomic.Bool // no new processes
 }
 
 // Serve serves the host at the other end of port until port's Read returns an
@@ -227,7 +229,7 @@ func classOf(err error) api.Class {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return api.NotFound
-	case errors.Is(err, fs.ErrExist), errors.Is(err, syscall.ENOTEMPTY):
+	case errors.Is(err, fs.ErrExist), errors.Is(err, syscall.ENOTEMPTY), errors.Is(err, syscall.EBUSY), errors.Is(err, syscall.ETXTBSY):
 		return api.Conflict
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		return api.Denied

@@ -3,6 +3,7 @@ package agent
 import (
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,6 +17,7 @@ import (
 type reaper struct {
 	all     bool
 	started chan struct{} // a child was started
+	ended   chan struct{} // a child was reaped
 
 	mu    sync.Mutex
 	procs map[int]*child
@@ -34,6 +36,7 @@ func (r *reaper) init(all bool) {
 	r.all = all
 	r.procs = map[int]*child{}
 	r.started = make(chan struct{}, 1)
+	r.ended = make(chan struct{}, 1)
 	if all {
 		// It ends with the machine: process 1 does not return.
 		go r.reapAll()
@@ -51,10 +54,7 @@ func (r *reaper) start(f func() (pid int, err error)) (*child, error) {
 	}
 	c := &child{pid: pid, ended: make(chan struct{})}
 	r.procs[pid] = c
-	select {
-	case r.started <- struct{}{}:
-	default:
-	}
+	poke(r.started)
 	return c, nil
 }
 
@@ -78,6 +78,15 @@ func (r *reaper) done(c *child, ws syscall.WaitStatus, ru syscall.Rusage) {
 	c.status, c.usage, c.reaped = ws, ru, true
 	delete(r.procs, c.pid)
 	close(c.ended)
+	poke(r.ended)
+}
+
+// poke notes that something happened for whoever waits for it.
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // signal sends a signal to the group of a child, never to that of a process
@@ -105,6 +114,25 @@ func (r *reaper) reapAll() {
 			r.done(c, ws, ru)
 		}
 		r.mu.Unlock()
+		poke(r.ended)
+	}
+}
+
+// awaitNone waits until process 1 has no child left, which is when nothing else
+// runs.
+func (r *reaper) awaitNone(limit time.Duration) {
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	for {
+		err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT|unix.WALL, nil)
+		if err == unix.ECHILD {
+			return
+		}
+		select {
+		case <-r.ended:
+		case <-t.C:
+			return
+		}
 	}
 }
 

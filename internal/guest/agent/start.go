@@ -174,6 +174,9 @@ func closeFD(fd *int) {
 
 // start starts a process of a plan.
 func (a *Agent) start(pl *plan, e *guest.Exec) (*proc, error) {
+	if a.ending.Load() {
+		return nil, api.Errorf(api.Unavailable, "run %q: the guest is shutting down", pl.file)
+	}
 	var u undo.Stack
 	defer u.Run()
 	f := newFiles()
