@@ -1,7 +1,7 @@
 // Command testguest is the init of the guest that package vmmtest boots: the
 // least that can answer on the channel.
 //
-// It loads /modules/* in the order of their names, opens the port named
+// It loads the modules that /modules/load names, opens the port named
 // vmm.ChannelName and answers line by line. A line that is none of the commands
 // below comes back as it is.
 //
@@ -62,12 +62,12 @@ func run() error {
 }
 
 func loadModules() error {
-	names, err := filepath.Glob("/modules/*.ko")
+	list, err := os.ReadFile("/modules/load")
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
-		f, err := os.Open(name)
+	for _, name := range strings.Fields(string(list)) {
+		f, err := os.Open("/modules/" + name + ".ko")
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,183 @@
+package qemu
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/vmm"
+)
+
+// plan is all that QEMU's command line depends on.
+type plan struct {
+	vmm.Config
+	accel api.Accel // resolved
+}
+
+// machine is the machine type.
+//
+// microvm has no PCI, no firmware tables but ACPI and so nothing to probe: the
+// fastest to boot and the least to attack. Under TCG it cannot boot: its clocks
+// are those of KVM, and without them Linux waits for a timer that is not there.
+func (p plan) machine() string {
+	if p.accel == api.AccelKVM {
+		return "microvm"
+	}
+	return "q35"
+}
+
+// args returns QEMU's arguments. The descriptors they name are those of wires.
+func (p plan) args() []string {
+	var a []string
+	for _, part := range [][]string{
+		p.baseArgs(), p.machineArgs(), p.bootArgs(), p.portArgs(), p.channelArgs(), p.randomArgs(), p.diskArgs(),
+	} {
+		a = append(a, part...)
+	}
+	return a
+}
+
+func (p plan) baseArgs() []string {
+	a := []string{
+		"-name", "guest=" + escape(p.Name),
+		"-no-user-config", "-nodefaults", "-display", "none",
+		"-no-reboot", // a reset ends the machine: it never boots twice
+	}
+	if p.NoSeccomp {
+		return a
+	}
+	return append(a, "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+}
+
+// tbCacheMiB bounds TCG's cache of translated code. QEMU's own bound is an eighth
+// of the host's memory up to 1 GiB for each machine, which is never given back. A
+// boot fills TBUSE MiB of it; when it is full QEMU drops it all and translates anew.
+const tbCacheMiB = 256
+
+func (p plan) machineArgs() []string {
+	// mem-merge: merged pages would let one guest time what another holds.
+	// dump-guest-core: guest memory has no business in a core dump of the host.
+	const private = ",mem-merge=off,dump-guest-core=off"
+	sizes := []string{"-smp", strconv.Itoa(p.CPUs), "-m", strconv.Itoa(p.MemoryMiB) + "M"}
+	if p.accel == api.AccelKVM {
+		return append([]string{
+			// auto-kernel-cmdline describes devices to kernels that take no ACPI.
+			"-machine", "microvm,acpi=on,rtc=on,usb=off,pcie=off,auto-kernel-cmdline=off" + private,
+			"-accel", "kvm", "-cpu", "host",
+			"-global", "virtio-mmio.force-legacy=false",
+		}, sizes...)
+	}
+	return append([]string{
+		// Each device left out is one less to probe at boot and to attack after.
+		"-machine", "q35,usb=off,sata=off,smbus=off,vmport=off,i8042=off,graphics=off" + private,
+		"-accel", fmt.Sprintf("tcg,thread=multi,tb-size=%d", tbCacheMiB), "-cpu", "max",
+	}, sizes...)
+}
+
+func (p plan) bootArgs() []string {
+	return []string{"-kernel", p.Kernel, "-initrd", p.Initrd, "-append", p.kernelArgs()}
+}
+
+// kernelArgs returns the guest kernel's command line. The order matters only in
+// that the caller's arguments come last and so win.
+func (p plan) kernelArgs() string {
+	a := []string{
+		"console=ttyS0", "quiet", // boot messages cost time, on a serial port above all
+		"panic=-1", "reboot=t", // a panic resets at once, by the one way that needs no firmware
+		"rdinit=/init",
+	}
+	if p.accel == api.AccelTCG {
+		a = append(a, tcgKernelArgs()...)
+	}
+	if p.Args != "" {
+		a = append(a, p.Args)
+	}
+	return strings.Join(a, " ")
+}
+
+// tcgKernelArgs saves work that is slow under emulation.
+func tcgKernelArgs() []string {
+	return []string{
+		"tsc=reliable",             // else the clock is the HPET, read through QEMU at each look
+		"cryptomgr.notests",        // known-answer tests of each cipher
+		"mitigations=off",          // against leaks of a processor that is not there
+		"no_timer_check",           // waits some ticks for the timer's interrupt
+		"8250.nr_uarts=1",          // probes for three more serial ports
+		"rcupdate.rcu_expedited=1", // waits for grace periods
+	}
+}
+
+// portArgs gives QMP and the guest's console their descriptors.
+func (p plan) portArgs() []string {
+	return []string{
+		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", fdQMP), "-mon", "chardev=qmp,mode=control",
+		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", fdConsole), "-serial", "chardev:console",
+	}
+}
+
+// channelArgs makes the channel: a port of virtio-serial whose other end is the
+// listening socket that QEMU inherits, so that it may be dialled many times.
+func (p plan) channelArgs() []string {
+	return []string{
+		"-chardev", fmt.Sprintf("socket,id=channel,fd=%d,server=on,wait=off", fdChannel),
+		"-device", p.device("virtio-serial", "serial", slotSerial) + ",max_ports=2", // port 0 is for a console
+		"-device", "virtserialport,bus=serial.0,nr=1,chardev=channel,name=" + vmm.ChannelName,
+	}
+}
+
+// randomArgs gives the guest random numbers, 1 KiB a second: enough to seed the
+// kernel's own generator, too little to keep the host busy.
+func (p plan) randomArgs() []string {
+	return []string{
+		"-object", "rng-builtin,id=random0",
+		"-device", p.device("virtio-rng", "random", slotRandom) + ",rng=random0,max-bytes=1024,period=1000",
+	}
+}
+
+func (p plan) diskArgs() []string {
+	var a []string
+	for i, d := range p.Disks {
+		a = append(a, diskArgs(i, d)...)
+		// On an error the guest gets it. QEMU's default is to stop the machine when
+		// the host's disk is full, which looks like a hang and nobody is told.
+		a = append(a, "-device", p.device("virtio-blk", fmt.Sprint("disk", i), slotDisk+i)+
+			fmt.Sprintf(",drive=node%d,num-queues=1,werror=report,rerror=report", i))
+	}
+	return a
+}
+
+// diskArgs opens one disk's file. What the guest discards or fills with zeroes
+// becomes a hole again, or its disk would only ever grow.
+func diskArgs(i int, d vmm.Disk) []string {
+	if d.ReadOnly {
+		return []string{
+			"-blockdev", fmt.Sprintf("driver=file,node-name=file%d,read-only=on,filename=%s", i, escape(d.Path)),
+			"-blockdev", fmt.Sprintf("driver=%s,node-name=node%d,read-only=on,file=file%d", d.Format, i, i),
+		}
+	}
+	return []string{
+		"-blockdev", fmt.Sprintf("driver=file,node-name=file%d,discard=unmap,filename=%s", i, escape(d.Path)),
+		"-blockdev", fmt.Sprintf("driver=%s,node-name=node%d,discard=unmap,detect-zeroes=unmap,file=file%d", d.Format, i, i),
+	}
+}
+
+// Slots of the devices on the PCI bus. They are fixed because the guest names
+// disks in their order, and because a saved machine is loaded into the same ones.
+const (
+	slotSerial = 2
+	slotRandom = 3
+	slotDisk   = 16 // and the next ones; those between are for network cards and the like
+)
+
+// device returns the -device value of a virtio device.
+func (p plan) device(kind, id string, slot int) string {
+	if p.machine() == "microvm" {
+		return fmt.Sprintf("%s-device,id=%s", kind, id)
+	}
+	// Non-transitional: without the I/O ports of old drivers.
+	return fmt.Sprintf("%s-pci-non-transitional,id=%s,addr=0x%x", kind, id, slot)
+}
+
+// escape makes s the value of a QEMU option, where a comma ends a value.
+func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }

@@ -1,0 +1,219 @@
+// Package qemu runs machines with QEMU: under KVM where the host has it, else
+// under TCG, QEMU's emulation in software.
+//
+//	d := &qemu.Driver{}
+//	m, err := d.Start(ctx, vmm.Config{...})
+//	defer m.Kill()
+//	conn, err := m.Dial(ctx)
+//
+// QEMU gets its sockets as open descriptors, starts no processes, needs no
+// network, and dies with the process that started it. The guest's console is in
+// the file console.log of the machine's directory; see [ConsoleLog].
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/undo"
+	"github.com/smolvm/smolvm/internal/vmm"
+	"github.com/smolvm/smolvm/internal/vmm/qemu/qmp"
+)
+
+// Driver starts machines with QEMU. The zero value is ready.
+type Driver struct {
+	// Binary is QEMU's program. Empty means the one for this processor in $PATH.
+	Binary string
+}
+
+var _ vmm.Driver = (*Driver)(nil)
+
+// Probe reports which QEMU and which accelerator machines get here.
+func (d *Driver) Probe(ctx context.Context) (vmm.Capabilities, error) {
+	binary, err := d.binary()
+	if err != nil {
+		return vmm.Capabilities{}, err
+	}
+	version, err := binaryVersion(ctx, binary)
+	if err != nil {
+		return vmm.Capabilities{}, err
+	}
+	if err := checkVersion(version); err != nil {
+		return vmm.Capabilities{}, err
+	}
+	c := vmm.Capabilities{Version: version.String(), Binary: binary, Accel: api.AccelKVM}
+	if err := checkKVM(); err != nil {
+		c.Accel, c.NoKVM = api.AccelTCG, err.Error()
+	}
+	c.Isolation = c.Accel.Isolation()
+	return c, nil
+}
+
+// Start starts a machine.
+func (d *Driver) Start(ctx context.Context, c vmm.Config) (vmm.Machine, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, startError(c.Name, err)
+	}
+	binary, err := d.binary()
+	if err != nil {
+		return nil, err
+	}
+	accel, err := resolve(c.Accel)
+	if err != nil {
+		return nil, err
+	}
+	if c, err = absolute(c); err != nil {
+		return nil, startError(c.Name, err)
+	}
+	return start(ctx, binary, plan{Config: c, accel: accel})
+}
+
+func start(ctx context.Context, binary string, p plan) (vmm.Machine, error) {
+	var u undo.Stack
+	defer u.Run()
+
+	wires, err := newWires(p.Dir)
+	if err != nil {
+		return nil, startError(p.Name, err)
+	}
+	u.Add(wires.close)
+	console, err := newConsole(p.Dir)
+	if err != nil {
+		return nil, startError(p.Name, err)
+	}
+	u.Add(console.remove)
+
+	m := &machine{
+		name: p.Name, channel: wires.path, console: console, stderr: new(tail), done: make(chan struct{}),
+		info: vmm.Info{Accel: p.accel, Machine: p.machine(), Console: console.path, Started: time.Now()},
+	}
+	m.process, err = startProcess(command(binary, p.args(), wires.theirs[:], m.stderr))
+	if err != nil {
+		return nil, startError(p.Name, err)
+	}
+	u.Add(m.Kill)
+	wires.closeTheirs()
+	m.info.PID = m.process.pid()
+	m.watch(wires.console)
+
+	m.qmp, err = qmp.Connect(ctx, wires.qmp)
+	go m.run()
+	if err != nil {
+		return nil, m.refused(ctx, binary, err)
+	}
+	if err := checkVersion(m.qmp.Version()); err != nil {
+		return nil, err
+	}
+	m.info.Version = m.qmp.Version().String()
+	u.Success()
+	return m, nil
+}
+
+// refused makes the error of a QEMU that did not come up: that it is too old, if
+// it is, else its own words.
+func (m *machine) refused(ctx context.Context, binary string, err error) error {
+	if !errors.Is(err, qmp.ErrClosed) {
+		return startError(m.name, err)
+	}
+	if v, verr := binaryVersion(ctx, binary); verr == nil {
+		if verr := checkVersion(v); verr != nil {
+			return verr
+		}
+	}
+	m.Kill() // it has closed its end, but may not have ended
+	return api.Errorf(api.Unavailable, "start machine %q: qemu ended at once (%v)\n%s", m.name, m.process.state(), m.LastWords())
+}
+
+// startError gives err the class of the machine's start.
+func startError(name string, err error) error {
+	return api.Errorf(classOf(err), "start machine %q: %w", name, err)
+}
+
+// classOf gives the end of a context its class. All else is a fault.
+func classOf(err error) api.Class {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		return api.Timeout
+	case errors.Is(err, context.Canceled):
+		return api.Unavailable
+	}
+	return api.Internal
+}
+
+// absolute returns c with paths that do not depend on a working directory.
+func absolute(c vmm.Config) (vmm.Config, error) {
+	c.Disks = append([]vmm.Disk(nil), c.Disks...)
+	paths := []*string{&c.Dir, &c.Kernel, &c.Initrd}
+	for i := range c.Disks {
+		paths = append(paths, &c.Disks[i].Path)
+	}
+	for _, p := range paths {
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return c, err
+		}
+		*p = abs
+	}
+	return c, nil
+}
+
+func (d *Driver) binary() (string, error) {
+	if runtime.GOARCH != "amd64" {
+		return "", api.Errorf(api.Unavailable, "the QEMU driver does not know %s hosts yet", runtime.GOARCH)
+	}
+	name := d.Binary
+	if name == "" {
+		name = "qemu-system-x86_64"
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", api.Errorf(api.Unavailable, "find QEMU: %w", err).
+			WithCode("missing_dependency").WithRecovery("Run: smolvm setup")
+	}
+	return path, nil
+}
+
+// Oldest QEMU that works: 7.2 brought the stream network device and is what
+// Debian 12 has, so it is tested.
+const (
+	minMajor = 7
+	minMinor = 2
+)
+
+func checkVersion(v qmp.Version) error {
+	if v.AtLeast(minMajor, minMinor) {
+		return nil
+	}
+	return api.Errorf(api.Unavailable, "QEMU %s is too old, %d.%d or later is needed", v, minMajor, minMinor).
+		WithCode("missing_dependency").WithRecovery("Install a newer QEMU, then run: smolvm doctor")
+}
+
+// binaryVersion asks a QEMU for its version.
+func binaryVersion(ctx context.Context, binary string) (qmp.Version, error) {
+	cmd := exec.CommandContext(ctx, binary, "--version")
+	cmd.Env = []string{}
+	out, err := cmd.Output()
+	if err != nil {
+		return qmp.Version{}, api.Errorf(api.Unavailable, "ask %s for its version: %w", binary, err).
+			WithCode("missing_dependency").WithRecovery("Run: smolvm setup")
+	}
+	return parseVersion(string(out))
+}
+
+func parseVersion(out string) (v qmp.Version, err error) {
+	_, err = fmt.Sscanf(out, "QEMU emulator version %d.%d.%d", &v.Major, &v.Minor, &v.Micro)
+	if err != nil {
+		err = api.Errorf(api.Unavailable, "read QEMU's version from %.80q: %w", out, err)
+	}
+	return v, err
+}

@@ -1,0 +1,55 @@
+package qemu
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/smolvm/smolvm/internal/vmm"
+	"github.com/smolvm/smolvm/internal/vmm/vmmtest"
+)
+
+func TestMain(m *testing.M) { os.Exit(vmmtest.Main(m, &Driver{})) }
+
+func TestVM(t *testing.T) {
+	kernel, initrd := vmmtest.Guest(t)
+	vmmtest.Run(t, vmmtest.Harness{
+		Driver: &Driver{},
+		Config: func(t *testing.T) vmm.Config { return config(t, kernel, initrd) },
+		Broken: func(c *vmm.Config) string {
+			c.Args = "rdinit=/nothing root=/nothing"
+			return "Kernel panic"
+		},
+		Refused: func(t *testing.T, c *vmm.Config) string {
+			c.Kernel = filepath.Join(t.TempDir(), "kernel")
+			if err := os.WriteFile(c.Kernel, []byte("\x7fELF and no more"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return "kernel"
+		},
+	})
+}
+
+// config returns the config of a machine in a directory with a comma and with a
+// path too long for a socket's address.
+func config(t *testing.T, kernel, initrd string) vmm.Config {
+	dir := filepath.Join(t.TempDir(), "a,b", strings.Repeat("long", 30))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	base, private := filepath.Join(t.TempDir(), "base,1"), filepath.Join(t.TempDir(), "disk,1")
+	for path, size := range map[string]int64{base: 1 << 20, private: 2 << 20} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(path, size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return vmm.Config{
+		Name: "vmmtest, " + filepath.Base(t.TempDir()) + t.Name(), Dir: dir, CPUs: 2, MemoryMiB: 256,
+		Kernel: kernel, Initrd: initrd,
+		Disks: []vmm.Disk{{Path: base, Format: vmm.Raw, ReadOnly: true}, {Path: private, Format: vmm.Raw}},
+	}
+}
