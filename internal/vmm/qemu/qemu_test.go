@@ -48,7 +48,7 @@ func config(t *testing.T, kernel, initrd string) vmm.Config {
 		}
 	}
 	return vmm.Config{
-		Name: "vmmtest, " + filepath.Base(t.TempDir()) + t.Name(), Dir: dir, CPUs: 2, MemoryMiB: 256,
+		Name: "vmmtest of " + t.TempDir(), Dir: dir, CPUs: 2, MemoryMiB: 256,
 		Kernel: kernel, Initrd: initrd,
 		Disks: []vmm.Disk{{Path: base, Format: vmm.Raw, ReadOnly: true}, {Path: private, Format: vmm.Raw}},
 	}
