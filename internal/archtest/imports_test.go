@@ -104,8 +104,8 @@ var closed = map[string][]string{
 	"internal/guest/wire": {},
 	"internal/undo":       {},
 	"cmd/smolvm-agent": {
-		"api", "internal/guest", "internal/guest/agent/...", "internal/guest/mux", "internal/guest/wire", "internal/undo",
-		"github.com/creack/pty", "golang.org/x/sys/unix",
+		"api", "internal/guest", "internal/guest/agent/...", "internal/guest/copytar", "internal/guest/mux", "internal/guest/wire", "internal/undo",
+		"golang.org/x/sys/unix",
 	},
 }
 
