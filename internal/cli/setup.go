@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/image"
 	"github.com/smolvm/smolvm/internal/image/progress"
 	"github.com/smolvm/smolvm/internal/setup"
 	"github.com/smolvm/smolvm/internal/store"
@@ -115,5 +116,14 @@ func (i setupImages) Has(ctx context.Context, ref string) error {
 }
 
 func (i setupImages) Get(ctx context.Context, ref string, p progress.Func) error {
-	return api.Errorf(api.Unavailable, "not yet")
+	im, err := i.a.images()
+	if err != nil {
+		return err
+	}
+	if ref == api.DefaultImage {
+		_, err = im.EnsureBase(ctx, image.BaseOptions{Progress: p})
+	} else {
+		_, err = im.Pull(ctx, ref, image.PullOptions{Progress: p})
+	}
+	return err
 }

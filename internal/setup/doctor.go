@@ -2,7 +2,9 @@ package setup
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -103,12 +105,16 @@ func checkKVM(c vmm.Capabilities) Check {
 	return Check{Name: "kvm", Status: Warn, Detail: c.NoKVM, Fix: fixKVM()}
 }
 
-// fixKVM says what to do about KVM, which depends on whether the device is there.
+// fixKVM says what to do about KVM: often it is there and belongs to a group.
 func fixKVM() string {
-	if _, err := os.Stat("/dev/kvm"); err == nil {
+	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrPermission) {
 		return "Give yourself access: sudo usermod -aG kvm $USER, then log in again."
 	}
-	return "Turn virtualisation on in the firmware or, on a virtual machine, nested virtualisation at its host. Sandboxes work without, but slower."
+	if err == nil {
+		f.Close()
+	}
+	return "Turn virtualisation on in the firmware or, in a virtual machine, nested virtualisation at its host. Sandboxes work without, but slower."
 }
 
 func checkIsolation(c vmm.Capabilities) Check {
