@@ -14,7 +14,7 @@ BUILD = $(GO) build -trimpath -buildvcs=false
 
 # Packages with tests that boot machines. They come last, one package at a time:
 # two machines at once are slower than one after the other.
-VMPKGS = $$(grep -rl '^func TestVM' --include=*_test.go . | xargs -n1 dirname | sort -u)
+VMPKGS = $$(grep -rlE '^func (TestVM|Example)' --include=*_test.go . | xargs -n1 dirname | sort -u)
 
 .DEFAULT_GOAL := help
 
@@ -56,13 +56,13 @@ check: agent
 ## unit: tests that boot nothing
 unit: agent
 	@echo "== tests that boot nothing"
-	$(GO) test -skip '^TestVM' -timeout 10m ./...
+	$(GO) test -skip '^(TestVM|Example)' -timeout 10m ./...
 
 ## vm: tests that boot machines
 vm: build
 	@echo "== tests that boot machines"
 	$(BIN) setup
-	SMOLVM_TEST_BIN=$(CURDIR)/$(BIN) $(GO) test -p 1 -count 1 -run '^TestVM' -timeout 50m $(VMPKGS)
+	SMOLVM_TEST_BIN=$(CURDIR)/$(BIN) $(GO) test -p 1 -count 1 -run '^(TestVM|Example)' -timeout 50m $(VMPKGS)
 
 ## bench: measure, on machines that are real
 bench: build

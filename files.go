@@ -113,19 +113,6 @@ func (s *Sandbox) WatchFiles(ctx context.Context, path string, recursive bool, f
 	}
 }
 
-// CopyOptions says how files are copied. The zero value keeps owners as numbers
-// on the way in and gives files to the caller on the way out.
-type CopyOptions struct {
-	Owner    string           // on the way in: user[:group] that gets everything
-	Progress func(done int64) // told the bytes copied so far; may be nil
-}
-
-// Copied counts what a copy moved.
-type Copied struct {
-	Files int64 `json:"files"`
-	Bytes int64 `json:"bytes"`
-}
-
 // TarIn unpacks a tar stream below a directory of the guest.
 func (s *Sandbox) TarIn(ctx context.Context, dir string, tar io.Reader, o CopyOptions) (Copied, error) {
 	res, err := s.guest().TarIn(ctx, guest.TarIn{Dest: dir, Owner: o.Owner, KeepDirs: true}, counted(tar, o.Progress))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/agentbin"
@@ -45,6 +46,13 @@ func (p provider) Image(ctx context.Context, ref string, tell func(control.Progr
 	case errors.Is(err, api.ErrNotFound) && ref == api.DefaultImage:
 		return control.Image{}, api.Errorf(api.NotFound, "the default image is not here yet").
 			WithCode("missing_dependency").WithRecovery("Get it with: smolvm setup")
+	case errors.Is(err, api.ErrNotFound) && strings.ContainsAny(ref, "/:"):
+		img, err = images.Pull(ctx, ref, image.PullOptions{Progress: func(g image.Progress) {
+			tell(control.Progress{Step: g.Step, Done: g.Done, Total: g.Total})
+		}})
+		if err != nil {
+			return control.Image{}, err
+		}
 	default:
 		return control.Image{}, err
 	}
