@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"time"
 
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/image/debian"
@@ -75,7 +76,7 @@ func (im *Images) buildBase(ctx context.Context, o BaseOptions) (Image, error) {
 	if err := debian.Build(ctx, debian.Options{Tar: tar, Dir: work.Path(), Progress: o.Progress}); err != nil {
 		return Image{}, err
 	}
-	return im.Import(ctx, tar, ImportOptions{Name: Base, Progress: o.Progress, Config: Config{
+	return im.Import(ctx, tar, ImportOptions{Name: Base, Created: time.Now(), Progress: o.Progress, Config: Config{
 		Env:        []string{defaultPath, "LANG=C.UTF-8"},
 		WorkingDir: "/root",
 		User:       "root",

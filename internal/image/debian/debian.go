@@ -58,27 +58,35 @@ func packages() []string {
 	}
 }
 
-// dpkgOptions leave out what nobody reads in a sandbox. They stay in the image,
-// so that what is installed later is as small. Licences stay.
-func dpkgOptions() []string {
-	return []string{
-		"path-exclude=/usr/share/doc/*",
-		"path-include=/usr/share/doc/*/copyright",
-		"path-exclude=/usr/share/man/*",
-		"path-exclude=/usr/share/info/*",
-		"path-exclude=/usr/share/locale/*",
-		"path-exclude=/usr/share/lintian/*",
-		"path-exclude=/usr/share/bash-completion/completions/*",
-		"path-exclude=/usr/lib/*-linux-gnu/gconv/*", // character sets that only iconv(3) wants
-		"path-exclude=/usr/lib/git-core/git-daemon", // servers and mail, 2 MB each
-		"path-exclude=/usr/lib/git-core/git-http-backend",
-		"path-exclude=/usr/lib/git-core/git-http-push",
-		"path-exclude=/usr/lib/git-core/git-imap-send",
-		"path-exclude=/usr/bin/scalar",
-		"path-exclude=/usr/lib/git-core/scalar",
-		"force-unsafe-io", // a sandbox's disk is not worth a sync for every file
-	}
-}
+// slim is run when the essential packages are in: it tells dpkg to leave out
+// what nobody reads in a sandbox. It stays in the image, so that what is
+// installed later is as small. Licences stay. Given to mmdebstrap as options the
+// same patterns would send the essential packages through a slow filter.
+const slim = `set -eu
+cat > "$1/etc/dpkg/dpkg.cfg.d/slim" <<EOF
+path-exclude=/usr/share/doc/*
+path-include=/usr/share/doc/*/copyright
+path-exclude=/usr/share/man/*
+path-exclude=/usr/share/info/*
+path-exclude=/usr/share/locale/*
+path-exclude=/usr/share/lintian/*
+path-exclude=/usr/share/bash-completion/completions/*
+# Character sets that only iconv(3) wants.
+path-exclude=/usr/lib/*-linux-gnu/gconv/*
+# Servers and mail of git, 2 MB each.
+path-exclude=/usr/lib/git-core/git-daemon
+path-exclude=/usr/lib/git-core/git-http-backend
+path-exclude=/usr/lib/git-core/git-http-push
+path-exclude=/usr/lib/git-core/git-imap-send
+path-exclude=/usr/lib/git-core/scalar
+path-exclude=/usr/bin/scalar
+# A sandbox's disk is not worth a sync for every file.
+force-unsafe-io
+EOF
+cd "$1/usr"
+rm -rf share/man/* share/info/* share/locale/* share/lintian share/bash-completion/completions/* lib/*-linux-gnu/gconv/*
+find share/doc -type f ! -name copyright -delete
+`
 
 // finish is run in the finished root. It takes out what is this host's and what
 // differs between two builds. The first argument is the root.
@@ -89,12 +97,13 @@ chroot . ldconfig
 echo sandbox > etc/hostname
 printf '127.0.0.1\tlocalhost sandbox\n::1\tlocalhost\n' > etc/hosts
 : > etc/resolv.conf
+chmod 644 etc/hostname etc/hosts etc/resolv.conf
 printf 'LANG=C.UTF-8\n' > etc/default/locale
 # Debian forbids pip outside of virtual environments to protect the system; here
 # the system is the sandbox's own and thrown away.
 rm -f usr/lib/python3*/EXTERNALLY-MANAGED
 rm -rf var/log/* var/cache/apt/* var/lib/apt/lists/* var/cache/debconf/*-old var/lib/dpkg/*-old
-rm -rf var/cache/ldconfig tmp/* run/*
+rm -rf var/cache/ldconfig tmp/* run/* etc/dpkg/dpkg.cfg.d/99mmdebstrap
 rm -f etc/*- etc/.pwd.lock
 `
 
@@ -104,9 +113,9 @@ func Build(ctx context.Context, o Options) error {
 	if err := Available(); err != nil {
 		return err
 	}
-	args := []string{"--variant=minbase", "--format=tar", "--include=" + strings.Join(packages(), ",")}
-	for _, d := range dpkgOptions() {
-		args = append(args, "--dpkgopt="+d)
+	args := []string{
+		"--variant=minbase", "--format=tar", "--include=" + strings.Join(packages(), ","),
+		"--dpkgopt=force-unsafe-io", "--essential-hook=" + slim,
 	}
 	sources, opts := hostApt(ctx)
 	for _, a := range append(opts, `Acquire::Languages "none"`, `APT::Install-Recommends "false"`) {
@@ -121,21 +130,17 @@ func Build(ctx context.Context, o Options) error {
 	return nil
 }
 
-// stopTime is how long mmdebstrap may take to clean up when it is told to end.
+// stopTime is how long a plain user's mmdebstrap may take to clean up when it is
+// told to end.
 const stopTime = 20 * time.Second
 
 func run(ctx context.Context, o Options, args []string) error {
 	cmd := exec.CommandContext(ctx, "mmdebstrap", args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive")
-	if os.Geteuid() == 0 {
-		cmd.Env = append(cmd.Env, "TMPDIR="+o.Dir)
-	} // else its helpers have other user ids, which cannot enter a private directory
 	lines := &lines{report: o.Progress}
 	cmd.Stdout, cmd.Stderr = lines, lines
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopTime
-	// If we are killed it must end too, and clean up behind itself.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	contain(cmd, o.Dir)
 	o.Progress.Report(progress.Progress{Step: step})
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
@@ -146,6 +151,26 @@ func run(ctx context.Context, o Options, args []string) error {
 	}
 	o.Progress.Report(progress.Progress{Step: step, Done: 1, Total: 1})
 	return nil
+}
+
+// contain sees to it that nothing of mmdebstrap outlives it or us. As root it
+// mounts things in its directory and is slow to end: it gets process and mount
+// namespaces of its own, so that one kill ends all its processes and with them
+// the mounts. A plain user's makes such namespaces itself and needs a signal to
+// its group.
+func contain(cmd *exec.Cmd, dir string) {
+	if os.Geteuid() == 0 {
+		cmd.Env = append(cmd.Env, "TMPDIR="+dir)
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:   syscall.CLONE_NEWPID,
+			Unshareflags: syscall.CLONE_NEWNS, // this one also makes its mounts private
+			Pdeathsig:    syscall.SIGKILL,
+		}
+		return
+	}
+	// No TMPDIR: its helpers have other user ids, which cannot enter our directory.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 }
 
 func recovery() string {
@@ -224,7 +249,7 @@ func (l *lines) Write(b []byte) (int, error) {
 func (l *lines) add(line string) {
 	// mmdebstrap's own lines begin with a letter for their kind; others' text
 	// goes into errors only.
-	if text, ok := strings.CutPrefix(line, "I: "); ok {
+	if text, ok := strings.CutPrefix(line, "I: "); ok && !strings.Contains(text, "hook in shell") {
 		l.report.Report(progress.Progress{Step: step, Line: text})
 	}
 	l.last = append(l.last, line[:min(len(line), maxLine)])
