@@ -38,6 +38,9 @@ type Command struct {
 	User string            // name or number, optionally :group; empty: the image's, else root
 
 	Stdin io.Reader // nil: the process reads end of file
+	// KeepStdin lets a background process wait for input that Attach sends.
+	// Without it the process reads end of file.
+	KeepStdin bool
 	// Stdout and Stderr are given the output as it comes. Nil: Run keeps it in
 	// its Result; Exec drops it.
 	Stdout, Stderr io.Writer
@@ -125,6 +128,7 @@ func (s *Sandbox) Background(ctx context.Context, c Command) (api.Process, error
 	if err != nil {
 		return api.Process{}, err
 	}
+	e.Stdin = c.KeepStdin
 	started, err := s.guest().Start(ctx, e)
 	if err != nil {
 		return api.Process{}, err

@@ -326,7 +326,7 @@ func testEnv(t *testing.T, sb *smolvm.Sandbox) {
 
 func testBackground(t *testing.T, sb *smolvm.Sandbox) {
 	c := smolvm.ShellCommand("echo started; while read line; do echo got $line; done; echo over >&2; exit 4")
-	c.Tag = "reader"
+	c.Tag, c.KeepStdin = "reader", true
 	p := must[api.Process](t)(sb.Background(t.Context(), c))
 	list := must[[]api.Process](t)(sb.Processes(t.Context()))
 	if len(list) != 1 || list[0].ID != p.ID || list[0].Tag != "reader" {

@@ -108,13 +108,13 @@ func (u *users) lookup(spec string) (user, error) {
 	}
 	r, ok := findUser(passwd, name)
 	if !ok {
-		return user{}, api.Errorf(api.NotFound, "user %q is not in the guest's /etc/passwd", name)
+		return user{}, api.Errorf(api.Invalid, "user %q is not in the guest's /etc/passwd", name)
 	}
 	r.groups = groupsOf(group, r)
 	if hasGroup {
 		gid, ok := findGroup(group, groupName)
 		if !ok {
-			return user{}, api.Errorf(api.NotFound, "group %q is not in the guest's /etc/group", groupName)
+			return user{}, api.Errorf(api.Invalid, "group %q is not in the guest's /etc/group", groupName)
 		}
 		r.gid = gid
 	}
