@@ -127,10 +127,10 @@ func workDir(dir string, u user) (string, error) {
 	}
 	st, err := os.Stat(dir)
 	if err != nil {
-		return "", failed("use working directory", dir, err)
+		return "", api.Errorf(api.Invalid, "use working directory %q: %w", dir, err)
 	}
 	if !st.IsDir() {
-		return "", failed("use working directory", dir, syscall.ENOTDIR)
+		return "", api.Errorf(api.Invalid, "use working directory %q: it is no directory", dir)
 	}
 	return dir, nil
 }
