@@ -139,10 +139,7 @@ func (p *parser) fill(r io.Reader) error {
 	n, err := r.Read(p.buf[p.w:])
 	p.w += n
 	if n > 0 {
-		return nil
-	}
-	if err == nil {
-		err = io.ErrNoProgress
+		return nil // an error comes again
 	}
 	return err
 }
