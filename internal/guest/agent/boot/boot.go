@@ -11,6 +11,7 @@ package boot
 
 import (
 	"context"
+	"io"
 	"os"
 	"runtime"
 	"strconv"
@@ -131,4 +132,11 @@ func say(line string) {
 	}
 	f.WriteString(line + "\n")
 	f.Close()
+}
+
+// Port boots the guest as Run does and returns its end of the channel without
+// serving it: for programs that measure what a guest costs without an agent.
+func Port() (io.ReadWriter, error) {
+	b := &booter{}
+	return b.boot()
 }

@@ -1,0 +1,123 @@
+// Bench measures smolvm against the raw floor on this host and prints what it
+// found, with the host.
+//
+//	go run ./bench            everything
+//	go run ./bench exec copy  some of it
+//
+// It uses the smolvm program of $SMOLVM_BIN, else the one beside the checkout's
+// Makefile, and the images of the user's state directory.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/smolvm/smolvm"
+	"github.com/smolvm/smolvm/internal/vmm/qemu"
+)
+
+// parts are what can be measured, in order.
+var parts = []struct {
+	name string
+	run  func(ctx context.Context, b *bench) error
+}{
+	{"boot", boots}, {"exec", execs}, {"copy", copies},
+}
+
+// bench is what the parts share.
+type bench struct {
+	client *smolvm.Client
+	binary string
+}
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(which []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	b := &bench{binary: os.Getenv("SMOLVM_BIN")}
+	if b.binary == "" {
+		b.binary = "bin/smolvm"
+	}
+	b.client = &smolvm.Client{Binary: b.binary}
+	fmt.Println(host(ctx))
+	for _, p := range parts {
+		if len(which) > 0 && !slices.Contains(which, p.name) {
+			continue
+		}
+		fmt.Printf("\n%s\n", p.name)
+		if err := p.run(ctx, b); err != nil {
+			fmt.Fprintf(os.Stderr, "bench: %s: %v\n", p.name, err)
+			return 1
+		}
+	}
+	return 0
+}
+
+// host describes where the figures come from.
+func host(ctx context.Context) string {
+	cpu := "unknown processor"
+	info, _ := os.ReadFile("/proc/cpuinfo")
+	for line := range strings.Lines(string(info)) {
+		if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
+			cpu = strings.TrimSpace(v)
+			break
+		}
+	}
+	release, _ := os.ReadFile("/proc/sys/kernel/osrelease")
+	load, _ := os.ReadFile("/proc/loadavg")
+	caps, err := new(qemu.Driver).Probe(ctx)
+	if err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("%s, %d processors, Linux %s, QEMU %s with %s, load %s, %s", cpu,
+		strings.Count(string(info), "processor\t"), strings.TrimSpace(string(release)),
+		caps.Version, caps.Accel, strings.Fields(string(load))[0], time.Now().Format(time.DateOnly))
+}
+
+// sample is a list of durations of one thing.
+type sample []time.Duration
+
+// collect measures f n times after some that do not count.
+func collect(n, warm int, f func() error) (sample, error) {
+	var s sample
+	for i := range n + warm {
+		t := time.Now()
+		if err := f(); err != nil {
+			return nil, err
+		}
+		if i >= warm {
+			s = append(s, time.Since(t))
+		}
+	}
+	slices.Sort(s)
+	return s, nil
+}
+
+func (s sample) at(percent int) time.Duration { return s[min(len(s)*percent/100, len(s)-1)] }
+
+// report prints a line; floor may be nil.
+func report(what string, s, floor sample) {
+	line := fmt.Sprintf("  %-44s p50 %8.2f ms   p95 %8.2f ms   n %d", what, ms(s.at(50)), ms(s.at(95)), len(s))
+	if floor != nil {
+		line += fmt.Sprintf("   %.2fx the floor", float64(s.at(50))/float64(floor.at(50)))
+	}
+	fmt.Println(line)
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// cli runs the program and drops what it prints.
+func (b *bench) cli(ctx context.Context, args ...string) error {
+	out, err := exec.CommandContext(ctx, b.binary, args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("smolvm %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
