@@ -13,7 +13,7 @@ import (
 func TestMain(m *testing.M) { os.Exit(vmmtest.Main(m, &Driver{})) }
 
 func TestVM(t *testing.T) {
-	kernel, initrd := vmmtest.Guest(t)
+	kernel, initrd := guest(t)
 	vmmtest.Run(t, vmmtest.Harness{
 		Driver: &Driver{},
 		Config: func(t *testing.T) vmm.Config { return config(t, kernel, initrd) },

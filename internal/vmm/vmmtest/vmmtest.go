@@ -7,7 +7,8 @@
 //		vmmtest.Run(t, vmmtest.Harness{Driver: &qemu.Driver{}, Config: ...})
 //	}
 //
-// Its guest is the program in the directory testguest; see [Guest].
+// A driver that boots real kernels uses the program in the directory testguest as
+// the init of its guest.
 package vmmtest
 
 import (

@@ -1,4 +1,4 @@
-package vmmtest
+package qemu
 
 import (
 	"context"
@@ -13,10 +13,10 @@ import (
 	"github.com/smolvm/smolvm/internal/store"
 )
 
-// Guest builds the test guest and returns the paths of a kernel and of an
-// initramfs with testguest as its init. The kernel is the user's own, fetched
-// where there is none.
-func Guest(t testing.TB) (vmlinux, initrd string) {
+// guest builds vmmtest's guest and returns the paths of a kernel and of an
+// initramfs with it as its init. The kernel is the user's own, fetched where
+// there is none.
+func guest(t *testing.T) (vmlinux, initrd string) {
 	t.Helper()
 	k, err := currentKernel(t.Context())
 	if err != nil {
@@ -45,7 +45,7 @@ func currentKernel(ctx context.Context) (kernel.Kernel, error) {
 	return k, err
 }
 
-func buildInit(t testing.TB) []byte {
+func buildInit(t *testing.T) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "init")
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", path,
