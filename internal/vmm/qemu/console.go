@@ -48,14 +48,22 @@ func (c *console) open() (err error) {
 // console to be read.
 func (c *console) Write(p []byte) (int, error) {
 	c.tail.Write(p)
-	if c.size+int64(len(p)) > c.half {
-		c.file.Close()
-		os.Rename(c.path, c.old())
-		c.open() // when it fails the file is nil, and writes to it do nothing
+	for rest := p; len(rest) > 0; {
+		part := rest[:min(len(rest), int(c.half))]
+		rest = rest[len(part):]
+		if c.size+int64(len(part)) > c.half {
+			c.rotate()
+		}
+		n, _ := c.file.Write(part)
+		c.size += int64(n)
 	}
-	n, _ := c.file.Write(p)
-	c.size += int64(n)
 	return len(p), nil
+}
+
+func (c *console) rotate() {
+	c.file.Close()
+	os.Rename(c.path, c.old())
+	c.open() // when it fails the file is nil, and writes to it do nothing
 }
 
 // copy keeps what comes from r until its end.

@@ -1,0 +1,76 @@
+package qemu
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/vmm"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func TestArgs(t *testing.T) {
+	base := vmm.Config{
+		Name: "web", CPUs: 2, MemoryMiB: 512, Kernel: "/k/vmlinux", Initrd: "/k/initrd",
+		Disks: []vmm.Disk{
+			{Path: "/images/base.ext4", Format: vmm.Raw, ReadOnly: true},
+			{Path: "/sandboxes/1/disk.img", Format: vmm.Raw},
+		},
+	}
+	for name, c := range map[string]struct {
+		accel  api.Accel
+		change func(*vmm.Config)
+	}{
+		"kvm":     {api.AccelKVM, func(*vmm.Config) {}},
+		"tcg":     {api.AccelTCG, func(*vmm.Config) {}},
+		"nodisks": {api.AccelTCG, func(c *vmm.Config) { c.Disks = nil }},
+		"strange": {api.AccelTCG, func(c *vmm.Config) {
+			c.Name, c.NoSeccomp, c.Args = "a,b=c", true, "debug init=/bin/sh"
+			c.Kernel = "/k,1/vmlinux" // an argument of its own: commas are no matter
+			c.Disks = []vmm.Disk{{Path: "/d,1/x.qcow2", Format: vmm.Qcow2}, {Path: "/d,2", Format: vmm.Qcow2, ReadOnly: true}}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := base
+			c.change(&config)
+			got := lines(plan{Config: config, accel: c.accel}.args())
+			golden(t, filepath.Join("testdata", name+".args"), got)
+		})
+	}
+}
+
+// lines writes an option and its value on one line each.
+func lines(args []string) string {
+	var b strings.Builder
+	for i, a := range args {
+		switch {
+		case i == 0:
+		case strings.HasPrefix(a, "-"):
+			b.WriteByte('\n')
+		default:
+			b.WriteByte(' ')
+		}
+		b.WriteString(a)
+	}
+	return b.String() + "\n"
+}
+
+func golden(t *testing.T, path, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs; got\n%s\nwant\n%s", path, got, want)
+	}
+}
