@@ -342,9 +342,11 @@ func classOf(err error) api.Class {
 		return api.Exhausted
 	case errors.Is(err, syscall.ENAMETOOLONG), errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.EINVAL):
 		return api.Invalid
+	// os keeps these two errors to itself.
 	case strings.HasSuffix(err.Error(), "path escapes from parent"):
-		// os keeps this error to itself.
 		return api.Denied
+	case strings.HasSuffix(err.Error(), "not a directory"):
+		return api.Conflict
 	}
 	return api.Internal
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -15,24 +16,26 @@ import (
 // sees as ErrHostGone, or, after a restore, not at all.
 type pluggedPort struct {
 	hosts chan net.Conn
-	host  net.Conn
+	host  atomic.Pointer[net.Conn]
 	tell  bool
 }
 
 func (p *pluggedPort) Read(b []byte) (int, error) {
 	for {
-		if p.host == nil {
+		host := p.host.Load()
+		if host == nil {
 			h, ok := <-p.hosts
 			if !ok {
 				return 0, io.EOF
 			}
-			p.host = h
+			host = &h
+			p.host.Store(host)
 		}
-		n, err := p.host.Read(b)
+		n, err := (*host).Read(b)
 		if n > 0 || err == nil {
 			return n, nil
 		}
-		p.host = nil
+		p.host.Store(nil)
 		if p.tell {
 			return 0, ErrHostGone
 		}
@@ -40,8 +43,8 @@ func (p *pluggedPort) Read(b []byte) (int, error) {
 }
 
 func (p *pluggedPort) Write(b []byte) (int, error) {
-	if h := p.host; h != nil {
-		h.Write(b) // what nobody takes is lost
+	if h := p.host.Load(); h != nil {
+		(*h).Write(b) // what nobody takes is lost
 	}
 	return len(b), nil
 }
