@@ -3,9 +3,11 @@ package copytar
 import (
 	"archive/tar"
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -135,13 +137,41 @@ func TestUnpackDamaged(t *testing.T) {
 
 // TestUnpackSparse has an entry of a few bytes that unpacks to a terabyte.
 func TestUnpackSparse(t *testing.T) {
-	sparse := tar.Header{Name: "s", PAXRecords: map[string]string{
-		"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "1099511627776", "GNU.sparse.name": "s",
-	}}
-	_, err := Unpack(bytes.NewReader(archive(t, sparse)), openRoot(t, t.TempDir()), UnpackOptions{})
-	if api.ClassOf(err) != api.Invalid {
+	b := slices.Concat(
+		block(t, "x", 'x', paxRecord("GNU.sparse.major", "1")+paxRecord("GNU.sparse.minor", "0")+
+			paxRecord("GNU.sparse.name", "s")+paxRecord("GNU.sparse.realsize", "1099511627776")),
+		block(t, "s", tar.TypeReg, "1\n1099511627776\n0\n"+strings.Repeat("\x00", 512-18)),
+		make([]byte, 1024))
+	_, err := Unpack(bytes.NewReader(b), openRoot(t, t.TempDir()), UnpackOptions{})
+	if api.ClassOf(err) != api.Invalid || !strings.Contains(err.Error(), "sparse") {
 		t.Errorf("%v", err)
 	}
+}
+
+func paxRecord(key, value string) string {
+	r := fmt.Sprintf("%02d %s=%s\n", len(key)+len(value)+5, key, value)
+	return r
+}
+
+// block is one entry with a type that the writer does not write.
+func block(t *testing.T, name string, kind byte, data string) []byte {
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	if err := w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(data)), Format: tar.FormatUSTAR}); err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(w, data)
+	w.Flush()
+	b := buf.Bytes()
+	const typeAt, sumAt, sumEnd = 156, 148, 156
+	b[typeAt] = kind
+	copy(b[sumAt:], "        ")
+	sum := 0
+	for _, c := range b[:512] {
+		sum += int(c)
+	}
+	copy(b[sumAt:sumEnd], fmt.Sprintf("%06o\x00 ", sum))
+	return b
 }
 
 func TestUnpackBound(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/smolvm/smolvm/api"
 	"golang.org/x/sys/unix"
@@ -163,7 +164,8 @@ func (p *Packer) node(dir *os.Root, base string, fi fs.FileInfo, as string) (err
 // header makes the header of a file's metadata. The names of owners stay out:
 // they are the other side's to look up.
 func header(fi fs.FileInfo, name string) *tar.Header {
-	h := &tar.Header{Name: name, ModTime: fi.ModTime()}
+	// Cut to seconds, else the writer rounds and files come from the future.
+	h := &tar.Header{Name: name, ModTime: fi.ModTime().Truncate(time.Second)}
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
 		h.Mode = int64(st.Mode & 0o7777)
 		h.Uid, h.Gid = int(st.Uid), int(st.Gid)
@@ -340,7 +342,8 @@ func classOf(err error) api.Class {
 		return api.Denied
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EMFILE):
 		return api.Exhausted
-	case errors.Is(err, syscall.ENAMETOOLONG), errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.EINVAL):
+	case errors.Is(err, syscall.ENAMETOOLONG), errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.EINVAL),
+		errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, tar.ErrHeader):
 		return api.Invalid
 	// os keeps these two errors to itself.
 	case strings.HasSuffix(err.Error(), "path escapes from parent"):
