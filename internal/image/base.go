@@ -77,9 +77,8 @@ func (im *Images) buildBase(ctx context.Context, o BaseOptions) (Image, error) {
 		return Image{}, err
 	}
 	return im.Import(ctx, tar, ImportOptions{Name: Base, Created: time.Now(), Progress: o.Progress, Config: Config{
-		Env:        []string{defaultPath, "LANG=C.UTF-8"},
-		WorkingDir: "/root",
-		User:       "root",
-		Cmd:        []string{"/bin/bash"},
+		Env:  []string{defaultPath, "LANG=C.UTF-8"},
+		User: "root",
+		Cmd:  []string{"/bin/bash"},
 	}})
 }

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -141,6 +142,8 @@ func run(ctx context.Context, o Options, args []string) error {
 	cmd.Stdout, cmd.Stderr = lines, lines
 	cmd.WaitDelay = stopTime
 	contain(cmd, o.Dir)
+	runtime.LockOSThread() // the signal at our death comes when this thread ends
+	defer runtime.UnlockOSThread()
 	o.Progress.Report(progress.Progress{Step: step})
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {

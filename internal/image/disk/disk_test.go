@@ -82,13 +82,10 @@ func TestCreateRefuses(t *testing.T) {
 	}
 }
 
-func TestCreateWithoutTool(t *testing.T) {
-	if _, err := os.Stat("/usr/sbin/mkfs.ext4"); err != nil {
-		t.Skip("the tool is missing indeed") // then every other test fails and says so
-	}
+func TestToolOutsideOfPath(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	if path, err := mkfs(); err != nil || path != "/usr/sbin/mkfs.ext4" {
-		t.Errorf("mkfs outside of PATH: %q, %v", path, err)
+		t.Errorf("%q, %v", path, err)
 	}
 }
 
