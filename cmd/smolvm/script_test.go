@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -66,9 +67,10 @@ func (s serial) Run(name string, f func(testscript.T)) {
 
 // scriptCommands are what scripts can say beyond testscript's own.
 var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
-	"exits": exits,
-	"json":  checkJSON,
-	"clean": checkClean,
+	"exits":       exits,
+	"interrupted": interrupted,
+	"json":        checkJSON,
+	"clean":       checkClean,
 }
 
 // exits runs a program and compares its exit status: exits CODE PROGRAM ARG...
@@ -88,6 +90,43 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		ts.Fatalf("exit status %d, want %d", got, want)
 	}
+}
+
+// interrupted runs a program, interrupts it as soon as it has printed something,
+// and wants 130: interrupted PROGRAM ARG...
+func interrupted(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: interrupted PROGRAM ARG...")
+	}
+	program, err := lookPath(ts.Getenv("PATH"), args[0])
+	ts.Check(err)
+	cmd := exec.Command(program, args[1:]...)
+	cmd.Env = append(os.Environ(), "SMOLVM_HOME="+ts.Getenv("SMOLVM_HOME"))
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	if n, _ := out.Read(make([]byte, 1)); n == 0 {
+		cmd.Wait()
+		ts.Fatalf("it ended by itself: %s", stderr.String())
+	}
+	ts.Check(cmd.Process.Signal(os.Interrupt))
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 130 {
+		ts.Fatalf("exit status %d, want 130: %s", code, stderr.String())
+	}
+	ts.Logf("%s", stderr.String())
+}
+
+// lookPath finds a program in a script's own PATH.
+func lookPath(path, name string) (string, error) {
+	for _, dir := range filepath.SplitList(path) {
+		if p, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return p, nil
+		}
+	}
+	return "", fmt.Errorf("%s is not in PATH", name)
 }
 
 // checkJSON looks into the JSON that was printed last: json PATH VALUE, where
@@ -140,8 +179,21 @@ func checkClean(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 0 {
 		ts.Fatalf("usage: clean")
 	}
-	if left := leftovers(ts.Getenv("SMOLVM_HOME")); left != "" {
+	if left := lasting(ts.Getenv("SMOLVM_HOME")); left != "" {
 		ts.Fatalf("left behind:%s", left)
+	}
+}
+
+// lasting is leftovers that do not go away by themselves: a supervisor ends a
+// moment after it has told its client that all is gone.
+func lasting(home string) string {
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		left := leftovers(home)
+		if left == "" || time.Now().After(deadline) {
+			return left
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 

@@ -33,7 +33,8 @@ command begins.
 
 Standard input is passed on with -i only, so that exec can be used in a loop
 that reads. With --detach the command goes on in the background: its name is
-printed, and ps, attach, wait and kill take it.`,
+printed, and ps, attach, wait and kill take it; with -i it waits for input that
+attach -i sends.`,
 		Example: `  smolvm exec web -- ls -l /srv
   smolvm exec web -w /srv -u agent -e MODE=test -- ./run
   smolvm exec -i web -- tar -x < files.tar
@@ -72,8 +73,8 @@ func (a *app) exec(ctx context.Context, o *execOptions, ref string, argv []strin
 		return outcome{}, notOurs(err)
 	}
 	c.Tag = o.tag
-	if o.detach && (o.interactive || o.tty) {
-		return outcome{}, usagef("--detach excludes --interactive and --tty")
+	if o.detach && o.tty {
+		return outcome{}, usagef("--detach and --tty exclude each other")
 	}
 	sb, err := a.sandbox(ctx, ref)
 	if err != nil {
@@ -87,6 +88,7 @@ func (a *app) exec(ctx context.Context, o *execOptions, ref string, argv []strin
 }
 
 func (a *app) background(ctx context.Context, sb *smolvm.Sandbox, c smolvm.Command) (outcome, error) {
+	c.KeepStdin, c.Stdin = c.Stdin != nil, nil
 	p, err := sb.Background(ctx, c)
 	if err != nil {
 		return outcome{}, cannotRun(err)

@@ -59,6 +59,9 @@ func (a *app) run(ctx context.Context, o *runOptions, argv []string) (outcome, e
 	if err != nil {
 		return outcome{}, notOurs(err)
 	}
+	if !a.ErrTerm {
+		a.progress.w = nil // standard error is the command's
+	}
 	spec.Ephemeral = !o.keep
 	sb, err := a.client().Create(ctx, spec)
 	if err != nil {
