@@ -67,7 +67,6 @@ func (c Client) CopyIn(ctx context.Context, hostPath, guestPath string, o CopyOp
 // CopyOut copies a file or a directory of the guest to the host. Whatever the
 // guest sends, nothing outside the destination is touched: a link that leads out,
 // a device and the like end the copy with an error of class Denied.
-//
 func (c Client) CopyOut(ctx context.Context, guestPath, hostPath string, o CopyOptions) (TarResult, error) {
 	from, err := c.guestKind(ctx, guestPath, strings.HasSuffix(guestPath, "/") || strings.HasSuffix(guestPath, "/."))
 	if err != nil {
