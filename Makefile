@@ -67,8 +67,7 @@ vm: build
 ## bench: measure, on machines that are real
 bench: build
 	$(BIN) setup
-	SMOLVM_TEST_BIN=$(CURDIR)/$(BIN) $(GO) test -p 1 -run '^$$' -bench . -timeout 30m \
-		$$(grep -rl '^func Benchmark' --include=*_test.go . | xargs -n1 dirname | sort -u)
+	SMOLVM_BIN=$(CURDIR)/$(BIN) $(GO) run ./bench
 
 ## fuzz: fuzz every parser for FUZZTIME (20s)
 fuzz:

@@ -40,7 +40,10 @@ func (p provider) Image(ctx context.Context, ref string, tell func(control.Progr
 	if err != nil {
 		return control.Image{}, err
 	}
-	img, err := images.Resolve(ctx, ref)
+	img, scratch, err := images.FromScratch(ref)
+	if !scratch {
+		img, err = images.Resolve(ctx, ref)
+	}
 	switch {
 	case err == nil:
 	case errors.Is(err, api.ErrNotFound) && ref == api.DefaultImage:

@@ -25,7 +25,7 @@ image is one read-only file that all its sandboxes share.`,
   smolvm create --image alpine`,
 	}
 	cmd.RunE = group(cmd)
-	cmd.AddCommand(a.newImagePull(), a.newImageList(), a.newImageInspect(), a.newImageRemove(), a.newImagePrune(),
+	cmd.AddCommand(a.newImagePull(), a.newImageBuild(), a.newImageSave(), a.newImageList(), a.newImageInspect(), a.newImageRemove(), a.newImagePrune(),
 		a.newImageTag(), a.newImageImport(), a.newImageLoad())
 	return cmd
 }
