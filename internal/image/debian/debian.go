@@ -90,7 +90,9 @@ find share/doc -type f ! -name copyright -delete
 `
 
 // finish is run in the finished root. It takes out what is this host's and what
-// differs between two builds. The first argument is the root.
+// differs between two builds. The first argument is the root. It must not touch
+// /tmp: mmdebstrap keeps its configuration of apt there, and without it the
+// clean-up that follows would work on the host's own package lists.
 const finish = `set -eu
 cd "$1"
 chroot . useradd --create-home --shell /bin/bash --uid %[2]d %[1]s
@@ -103,8 +105,7 @@ printf 'LANG=C.UTF-8\n' > etc/default/locale
 # Debian forbids pip outside of virtual environments to protect the system; here
 # the system is the sandbox's own and thrown away.
 rm -f usr/lib/python3*/EXTERNALLY-MANAGED
-rm -rf var/log/* var/cache/apt/* var/lib/apt/lists/* var/cache/debconf/*-old var/lib/dpkg/*-old
-rm -rf var/cache/ldconfig tmp/* run/* etc/dpkg/dpkg.cfg.d/99mmdebstrap
+rm -rf var/log/* var/cache/debconf/*-old var/lib/dpkg/*-old var/cache/ldconfig etc/dpkg/dpkg.cfg.d/99mmdebstrap
 rm -f etc/*- etc/.pwd.lock
 `
 
