@@ -80,14 +80,14 @@ func (r *Result) OK() bool { return r.ExitCode == 0 }
 // Classes: NotFound where the program is not in the sandbox, Invalid for a bad
 // directory or user, Unavailable where the sandbox does not run.
 func (s *Sandbox) Run(ctx context.Context, c Command) (*Result, error) {
-	var out, errs capped
+	var out, errs guest.Capped
 	if c.Stdout == nil {
-		c.Stdout, out.left = &out, limit(c.OutputLimit)
+		c.Stdout, out.Left = &out, limit(c.OutputLimit)
 	}
 	if c.Stderr == nil {
-		c.Stderr, errs.left = &errs, limit(c.OutputLimit)
+		c.Stderr, errs.Left = &errs, limit(c.OutputLimit)
 	}
-	if c.OutputLimit == 0 && out.left > 0 && errs.left > 0 {
+	if c.OutputLimit == 0 && out.Left > 0 && errs.Left > 0 {
 		c.OutputLimit = DefaultOutputLimit
 	}
 	p, err := s.Exec(ctx, c)
@@ -99,8 +99,8 @@ func (s *Sandbox) Run(ctx context.Context, c Command) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	ended.Truncated = ended.Truncated || out.cut || errs.cut
-	return &Result{Ended: ended, Stdout: out.b, Stderr: errs.b}, nil
+	ended.Truncated = ended.Truncated || out.Cut || errs.Cut
+	return &Result{Ended: ended, Stdout: out.Bytes, Stderr: errs.Bytes}, nil
 }
 
 // Exec starts a command and returns once it runs. Wait for it, or Close it: the
@@ -175,21 +175,4 @@ func limit(n int64) int64 {
 		return DefaultOutputLimit
 	}
 	return n
-}
-
-// capped keeps the first bytes that are written to it.
-type capped struct {
-	b    []byte
-	left int64
-	cut  bool
-}
-
-func (c *capped) Write(p []byte) (int, error) {
-	n := len(p)
-	if int64(n) > c.left {
-		p, c.cut = p[:c.left], true
-	}
-	c.b = append(c.b, p...)
-	c.left -= int64(len(p))
-	return n, nil
 }

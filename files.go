@@ -113,9 +113,10 @@ func (s *Sandbox) WatchFiles(ctx context.Context, path string, recursive bool, f
 	}
 }
 
-// TarIn unpacks a tar stream below a directory of the guest.
+// TarIn unpacks a tar stream below a directory of the guest. Without an owner the
+// stream's numeric ones are kept.
 func (s *Sandbox) TarIn(ctx context.Context, dir string, tar io.Reader, o CopyOptions) (Copied, error) {
-	res, err := s.guest().TarIn(ctx, guest.TarIn{Dest: dir, Owner: o.Owner, KeepDirs: true}, counted(tar, o.Progress))
+	res, err := s.guest().TarIn(ctx, guest.TarIn{Dest: dir, Owner: o.Owner, KeepDirs: true}, guest.Counted(tar, o.Progress))
 	return Copied(res), err
 }
 
@@ -130,27 +131,6 @@ func fileInfo(f guest.FileInfo) FileInfo {
 		Name: f.Path, Type: f.Type, Size: f.Size, Mode: uint32(f.Mode), UID: f.UID, GID: f.GID,
 		User: f.User, Group: f.Group, ModTime: time.Unix(0, f.MTimeNS).UTC(), Target: f.Target,
 	}
-}
-
-// counted tells progress how much of r has been read.
-func counted(r io.Reader, progress func(int64)) io.Reader {
-	if progress == nil {
-		return r
-	}
-	return &counter{r: r, tell: progress}
-}
-
-type counter struct {
-	r    io.Reader
-	n    int64
-	tell func(int64)
-}
-
-func (c *counter) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
-	c.tell(c.n)
-	return n, err
 }
 
 // Mark remembers the sandbox's files as they are now, for Changes.

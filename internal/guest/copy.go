@@ -58,7 +58,7 @@ func (c Client) CopyIn(ctx context.Context, hostPath, guestPath string, o CopyOp
 		w.CloseWithError(copytar.Pack(w, root, []string{base}, copytar.PackOptions{Name: d.Name}))
 	}()
 	t := TarIn{Dest: d.Into, Owner: o.Owner, KeepDirs: !d.Make}
-	res, err := c.TarIn(ctx, t, counted(r, o.Progress))
+	res, err := c.TarIn(ctx, t, Counted(r, o.Progress))
 	r.CloseWithError(io.ErrClosedPipe) // ends a packer that the guest refused
 	<-packed
 	return res, err
@@ -115,7 +115,7 @@ func (c Client) unpackFrom(ctx context.Context, guestPath string, d copytar.Deci
 		return TarResult{}, err
 	}
 	defer r.Close()
-	res, err := copytar.Unpack(counted(r, o.Progress), root, opts)
+	res, err := copytar.Unpack(Counted(r, o.Progress), root, opts)
 	return TarResult{Files: res.Files, Bytes: res.Bytes}, err
 }
 
@@ -195,8 +195,8 @@ func hostError(act, p string, err error) error {
 	return api.Errorf(class, "%s %q on the host: %w", act, p, err)
 }
 
-// counted reports what is read from r.
-func counted(r io.Reader, progress func(int64)) io.Reader {
+// Counted reports what is read from r.
+func Counted(r io.Reader, progress func(int64)) io.Reader {
 	if progress == nil {
 		return r
 	}

@@ -175,28 +175,29 @@ func (c Client) Run(ctx context.Context, e Exec) (Result, error) {
 	}
 	defer p.Close()
 	// The guest keeps the limit; a hostile one has it kept here.
-	out, errs := capped{left: e.OutputLimit}, capped{left: e.OutputLimit}
+	out, errs := Capped{Left: e.OutputLimit}, Capped{Left: e.OutputLimit}
 	exit, err := p.Wait(&out, &errs)
 	if err != nil {
 		return Result{}, err
 	}
-	exit.Truncated = exit.Truncated || out.cut || errs.cut
-	return Result{Exit: exit, Stdout: out.b, Stderr: errs.b}, nil
+	exit.Truncated = exit.Truncated || out.Cut || errs.Cut
+	return Result{Exit: exit, Stdout: out.Bytes, Stderr: errs.Bytes}, nil
 }
 
-// capped keeps the first bytes that are written to it.
-type capped struct {
-	b    []byte
-	left int64
-	cut  bool
+// Capped is a writer that keeps the first Left bytes it is given.
+type Capped struct {
+	Bytes []byte
+	Left  int64
+	Cut   bool // there were more
 }
 
-func (c *capped) Write(p []byte) (int, error) {
+// Write keeps what fits, and never fails.
+func (c *Capped) Write(p []byte) (int, error) {
 	n := len(p)
-	if int64(n) > c.left {
-		p, c.cut = p[:c.left], true
+	if int64(n) > c.Left {
+		p, c.Cut = p[:c.Left], true
 	}
-	c.b = append(c.b, p...)
-	c.left -= int64(len(p))
+	c.Bytes = append(c.Bytes, p...)
+	c.Left -= int64(len(p))
 	return n, nil
 }
