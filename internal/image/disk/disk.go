@@ -55,7 +55,11 @@ func Create(ctx context.Context, path string, sizeMiB int) error {
 		return api.Errorf(api.Exhausted, "make disk: %w", err)
 	}
 	if err := format(ctx, tool, path, sizeMiB); err != nil {
-		return api.Errorf(api.Unavailable, "make disk: %w", err)
+		class := api.Unavailable
+		if strings.Contains(err.Error(), "No space left") {
+			class = api.Exhausted
+		}
+		return api.Errorf(class, "make disk: %w", err)
 	}
 	u.Success()
 	return nil
