@@ -73,6 +73,7 @@ var moments = []moment{
 	{"run: running", run, running},
 	{"run: command prints", run, glob("printed")},
 	{"remove: asked", remove, glob("removing")},
+	{"remove: out of sight", remove, glob("tmp/rm-*")},
 }
 
 var (
