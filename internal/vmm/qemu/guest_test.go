@@ -13,11 +13,21 @@ import (
 	"github.com/smolvm/smolvm/internal/store"
 )
 
+// Environment variables that give the kernel and the initramfs where neither can
+// be made, as in a guest that has KVM and runs these tests.
+const (
+	envVmlinux = "SMOLVM_TEST_VMLINUX"
+	envInitrd  = "SMOLVM_TEST_INITRD"
+)
+
 // guest builds vmmtest's guest and returns the paths of a kernel and of an
 // initramfs with it as its init. The kernel is the user's own, fetched where
 // there is none.
 func guest(t *testing.T) (vmlinux, initrd string) {
 	t.Helper()
+	if vmlinux, initrd = os.Getenv(envVmlinux), os.Getenv(envInitrd); vmlinux != "" && initrd != "" {
+		return vmlinux, initrd
+	}
 	k, err := currentKernel(t.Context())
 	if err != nil {
 		t.Fatal(err)

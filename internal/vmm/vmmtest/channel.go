@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -106,6 +107,31 @@ func devices(t *testing.T, h Harness, m vmm.Machine) {
 	line := c.line()
 	if n, err := fmt.Sscanf(line, "vda:%d:ro vdb:%d:rw", &size, &twice); n != 2 || twice != 2*size {
 		t.Errorf("disks %q: %v", line, err)
+	}
+}
+
+// clock compares how fast time passes: a guest may have measured its processor
+// badly. How long an answer takes on a busy host does not matter: the guest's
+// time must lie between ours before the question and after the answer.
+func clock(t *testing.T, h Harness, m vmm.Machine) {
+	c := h.dial(t, m)
+	defer c.Close()
+	read := func() (before time.Time, guest time.Duration, after time.Time) {
+		before = time.Now()
+		c.send("!clock")
+		ns, err := strconv.ParseInt(c.line(), 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return before, time.Duration(ns), time.Now()
+	}
+	before1, guest1, after1 := read()
+	<-time.After(time.Second)
+	before2, guest2, after2 := read()
+	passed := (guest2 - guest1).Seconds()
+	least, most := before2.Sub(after1).Seconds(), after2.Sub(before1).Seconds()
+	if passed < 0.95*least || passed > 1.05*most {
+		t.Errorf("%.3f s passed in the guest, %.3f to %.3f here", passed, least, most)
 	}
 }
 

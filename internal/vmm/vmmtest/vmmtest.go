@@ -73,6 +73,7 @@ func oneLife(t *testing.T, h Harness) {
 	t.Run("info is complete", func(t *testing.T) { info(t, h, m, c) })
 	t.Run("guest answers", func(t *testing.T) { answers(t, h, m) })
 	t.Run("guest has its CPUs and disks", func(t *testing.T) { devices(t, h, m) })
+	t.Run("guest's clock runs as ours", func(t *testing.T) { clock(t, h, m) })
 	t.Run("one connection at a time", func(t *testing.T) { oneConnection(t, h, m) })
 	t.Run("channel may be dialled again", func(t *testing.T) { dialAgain(t, h, m) })
 	t.Run("dial does not outlive its context", func(t *testing.T) { dialCancelled(t, h, m) })

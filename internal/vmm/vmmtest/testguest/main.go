@@ -7,6 +7,7 @@
 //
 //	!disks      one line: name:bytes:ro|rw of each virtio disk, separated by spaces
 //	!cpus       the number of CPUs that are online
+//	!clock      nanoseconds of its monotonic clock
 //	!flood N    writes N MiB to the console, then answers "flooded"
 //	!poweroff   powers off
 //	!reboot     resets the machine
@@ -129,6 +130,12 @@ func answer(line string) string {
 			return err.Error()
 		}
 		return strings.TrimSpace(string(b))
+	case "!clock":
+		var now unix.Timespec
+		if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+			return err.Error()
+		}
+		return strconv.FormatInt(now.Nano(), 10)
 	case "!flood":
 		return flood(arg)
 	case "!poweroff":
