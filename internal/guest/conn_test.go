@@ -14,6 +14,7 @@ import (
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/guest"
 	"github.com/smolvm/smolvm/internal/guest/agent"
+	"github.com/smolvm/smolvm/internal/guest/mux"
 	"github.com/smolvm/smolvm/internal/guest/wire"
 )
 
@@ -183,6 +184,26 @@ func TestRelayGuestGone(t *testing.T) {
 	if _, err := r.session.Open(testContext(t), guest.OpInfo, &guest.Empty{}); api.ClassOf(err) != api.Unavailable {
 		t.Errorf("%v", err)
 	}
+}
+
+// TestContextEnds has a guest that never answers.
+func TestContextEnds(t *testing.T) {
+	host, port := net.Pipe()
+	served := make(chan error, 1)
+	go func() {
+		served <- mux.Serve(context.Background(), port, guest.Version, func(s *mux.Stream) { s.AwaitEnd() })
+	}()
+	s, err := guest.Connect(testContext(t), host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := (guest.Client{Opener: s}).Run(ctx, guest.Exec{Argv: []string{"x"}}); api.ClassOf(err) != api.Timeout {
+		t.Errorf("%v", err)
+	}
+	s.Close()
+	<-served
 }
 
 func TestConnHostile(t *testing.T) {

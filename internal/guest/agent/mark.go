@@ -277,10 +277,14 @@ func (d *differ) node(dir *os.Root, as string, n node, was *node) error {
 	switch {
 	case n.kind == kindDir:
 		return d.subdir(dir, as, n, was, changed)
+	case n.kind == kindWhiteout:
+		// All whiteouts are links to one inode, whose time moves with every new one.
+		if was != nil && was.kind == kindWhiteout {
+			return nil
+		}
+		return d.gone(path.Dir(as), n.name)
 	case !changed:
 		return nil
-	case n.kind == kindWhiteout:
-		return d.gone(path.Dir(as), n.name)
 	}
 	if err := d.parents(); err != nil {
 		return err

@@ -13,8 +13,10 @@ import (
 	"context"
 	"io"
 	"os"
+	"os/signal"
 	"runtime"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/guest/agent"
@@ -122,6 +124,23 @@ func processLimits() {
 	// that programs which close every possible descriptor still start quickly.
 	unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1 << 16, Max: 1 << 20})
 	unix.Umask(0o022)
+	catchSignals()
+}
+
+// catchSignals keeps the signals that anyone may send to process 1 from doing
+// what the Go runtime does on them: ending it, and so the guest. They are caught
+// and dropped, not ignored: children would inherit that.
+func catchSignals() {
+	var all []os.Signal
+	for s := syscall.Signal(1); s <= syscall.SIGSYS; s++ {
+		switch s {
+		case syscall.SIGKILL, syscall.SIGSTOP: // cannot be caught
+		case syscall.SIGCHLD, syscall.SIGURG: // many, and harmless
+		default:
+			all = append(all, s)
+		}
+	}
+	signal.Notify(make(chan os.Signal), all...)
 }
 
 // say writes a line to the console.

@@ -3,6 +3,7 @@ package boot
 import (
 	"errors"
 	"os"
+	"strconv"
 	"strings"
 	"unsafe"
 
@@ -181,7 +182,32 @@ func mountCgroup() string {
 			os.WriteFile(dir+"/cgroup.subtree_control", []byte(c), 0)
 		}
 	}
+	limitAll()
 	return cgroupDir
+}
+
+const (
+	// reserveMax KiB, or reserveShare of a small memory, are kept for the agent and
+	// the kernel: a process that takes all memory must be killed while the agent
+	// can still act. With half as much the kernel ran out first.
+	reserveMax   = 64 << 10
+	reserveShare = 8
+	// pidsShare of the possible threads, in percent, is for the host's processes.
+	pidsShare = 90
+)
+
+// limitAll bounds what all processes of the host's take together.
+func limitAll() {
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) == nil {
+		kib := info.Totalram * uint64(info.Unit) >> 10
+		kib -= min(kib/reserveShare, reserveMax)
+		os.WriteFile(cgroupDir+"/memory.max", strconv.AppendUint(nil, kib<<10, 10), 0)
+	}
+	threads, err := strconv.Atoi(firstLine("/proc/sys/kernel/threads-max", ""))
+	if err == nil {
+		os.WriteFile(cgroupDir+"/pids.max", strconv.AppendInt(nil, int64(threads)*pidsShare/100, 10), 0)
+	}
 }
 
 // growFilesystem grows a mounted ext4 to the size of its device.
