@@ -13,11 +13,12 @@ import (
 	"github.com/smolvm/smolvm/internal/store"
 )
 
-// Environment variables that give the kernel and the initramfs where neither can
-// be made, as in a guest that has KVM and runs these tests.
+// Environment variables for TestVM in a guest that has KVM, where a kernel and an
+// initramfs cannot be made. An empty accelerator means the best that is there.
 const (
 	envVmlinux = "SMOLVM_TEST_VMLINUX"
 	envInitrd  = "SMOLVM_TEST_INITRD"
+	envAccel   = "SMOLVM_TEST_ACCEL"
 )
 
 // guest builds vmmtest's guest and returns the paths of a kernel and of an

@@ -6,11 +6,17 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/vmm"
 	"github.com/smolvm/smolvm/internal/vmm/vmmtest"
 )
 
-func TestMain(m *testing.M) { os.Exit(vmmtest.Main(m, &Driver{})) }
+func TestMain(m *testing.M) {
+	if os.Getpid() == 1 {
+		nestedInit()
+	}
+	os.Exit(vmmtest.Main(m, &Driver{}))
+}
 
 func TestVM(t *testing.T) {
 	kernel, initrd := guest(t)
@@ -48,7 +54,8 @@ func config(t *testing.T, kernel, initrd string) vmm.Config {
 		}
 	}
 	return vmm.Config{
-		Name: "vmmtest of " + t.TempDir(), Dir: dir, CPUs: 2, MemoryMiB: 256,
+		Accel: api.Accel(os.Getenv(envAccel)),
+		Name:  "vmmtest of " + t.TempDir(), Dir: dir, CPUs: 2, MemoryMiB: 256,
 		Kernel: kernel, Initrd: initrd,
 		Disks: []vmm.Disk{{Path: base, Format: vmm.Raw, ReadOnly: true}, {Path: private, Format: vmm.Raw}},
 	}
