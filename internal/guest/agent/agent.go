@@ -61,6 +61,8 @@ type Agent struct {
 	mark    mark
 	work    sync.WaitGroup
 	ending  atomic.Bool // no new processes
+
+	handlers atomic.Int32 // under way
 }
 
 // Serve serves the host at the other end of port until port's Read returns an
@@ -88,6 +90,12 @@ const maxHandlers = 2 * mux.MaxStreams
 // handle serves one stream.
 func (a *Agent) handle(ms *mux.Stream) {
 	s := stream{ms}
+	if a.handlers.Add(1) > maxHandlers {
+		s.fail(api.Errorf(api.Exhausted, "the guest's agent has more than %d operations under way", maxHandlers))
+		a.handlers.Add(-1)
+		return
+	}
+	defer a.handlers.Add(-1)
 	if err := a.dispatch(s); err != nil {
 		s.fail(err)
 	}

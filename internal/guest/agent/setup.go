@@ -18,12 +18,12 @@ func (a *Agent) setup(s guest.Setup) error {
 	if s.TimeNS > 0 {
 		ts := unix.NsecToTimespec(s.TimeNS)
 		if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
-			return failed("set the clock of", s.Hostname, err)
+			return api.Errorf(api.Internal, "set the guest's clock: %w", err)
 		}
 	}
 	if len(s.Seed) > 0 {
 		if err := stir(s.Seed); err != nil {
-			return failed("stir", "/dev/random", err)
+			return api.Errorf(api.Internal, "stir the guest's random pool: %w", err)
 		}
 	}
 	if s.Hostname != "" {
@@ -38,7 +38,7 @@ func (a *Agent) setup(s guest.Setup) error {
 	}
 	if s.GrowDisk && a.o.GrowDisk != nil {
 		if err := a.o.GrowDisk(); err != nil {
-			return failed("grow the file system of", "/", err)
+			return api.Errorf(classOf(err), "grow the guest's file system: %w", err)
 		}
 	}
 	return nil

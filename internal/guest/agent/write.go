@@ -1,13 +1,13 @@
 package agent
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"github.com/smolvm/smolvm/api"
@@ -165,8 +165,4 @@ func (w *writing) describe(f *os.File, old *unix.Stat_t) error {
 	return unix.Fchmod(int(f.Fd()), mode)
 }
 
-func randomName() string {
-	var b [8]byte
-	rand.Read(b[:])
-	return hex.EncodeToString(b[:])
-}
+func randomName() string { return strconv.FormatUint(rand.Uint64(), 36) }

@@ -193,7 +193,8 @@ const (
 	reserveMax   = 64 << 10
 	reserveShare = 8
 	// pidsShare of the possible threads, in percent, is for the host's processes.
-	pidsShare = 90
+	// Ending that many takes the better part of a minute under emulation.
+	pidsShare = 50
 )
 
 // limitAll bounds what all processes of the host's take together.
