@@ -14,9 +14,9 @@ import (
 	"github.com/smolvm/smolvm/api"
 )
 
-// maxJSON bounds a state file that is read: far above any that is written, so
-// that a damaged one cannot eat memory.
-const maxJSON = 4 << 20
+// maxJSON bounds a state file, so that a damaged one cannot eat memory. The
+// largest holds an environment of 1 MiB, each byte of which JSON may write as six.
+const maxJSON = 8 << 20
 
 // WriteFile replaces a file: readers see the old content or the new, never a
 // part, also after a power cut.
@@ -52,6 +52,9 @@ func WriteJSON(path string, v any) error {
 	if err != nil {
 		return err
 	}
+	if len(b) >= maxJSON {
+		return api.Errorf(api.Exhausted, "write %s: %d bytes are more than %d", path, len(b), maxJSON)
+	}
 	return WriteFile(path, append(b, '\n'), 0o600)
 }
 
@@ -83,10 +86,10 @@ type Lock struct{ f *os.File }
 
 // TryLock takes the exclusive lock of a file, which it makes where needed.
 // Class Conflict where somebody else holds it.
-func TryLock(path string) (*Lock, error) { return lock(path, unix.LOCK_EX|unix.LOCK_NB) }
+func TryLock(path string) (*Lock, error) { return lock(path, unix.F_OFD_SETLK) }
 
 // WaitLock is TryLock that waits for the holder to end.
-func WaitLock(path string) (*Lock, error) { return lock(path, unix.LOCK_EX) }
+func WaitLock(path string) (*Lock, error) { return lock(path, unix.F_OFD_SETLKW) }
 
 func lock(path string, how int) (*Lock, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
@@ -94,14 +97,14 @@ func lock(path string, how int) (*Lock, error) {
 		return nil, err
 	}
 	for {
-		err = unix.Flock(int(f.Fd()), how)
+		err = unix.FcntlFlock(f.Fd(), how, &unix.Flock_t{Type: unix.F_WRLCK})
 		if !errors.Is(err, unix.EINTR) {
 			break
 		}
 	}
 	if err != nil {
 		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
 			return nil, api.Errorf(api.Conflict, "lock %s: held by another process", path)
 		}
 		return nil, fmt.Errorf("lock %s: %w", path, err)
@@ -110,15 +113,17 @@ func lock(path string, how int) (*Lock, error) {
 }
 
 // Locked reports whether somebody holds the lock of a file. A file that is not
-// there is not locked.
+// there is not locked. It asks without taking the lock, unlike flock(2): who only
+// looks must not make another's TryLock fail.
 func Locked(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {
 		return false
 	}
 	defer f.Close()
-	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
-	return errors.Is(err, unix.EWOULDBLOCK)
+	l := unix.Flock_t{Type: unix.F_WRLCK}
+	err = unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &l)
+	return err == nil && l.Type != unix.F_UNLCK
 }
 
 // File returns the open lock file.

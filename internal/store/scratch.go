@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -83,7 +84,7 @@ func (s Store) SweepTmp(dryRun bool) ([]string, error) {
 		name := strings.TrimSuffix(e.Name(), lockSuffix)
 		gone, err := s.sweep(filepath.Join(s.Tmp(), name), dryRun)
 		errs = append(errs, err)
-		if gone {
+		if gone && !slices.Contains(swept, name) { // an entry has two names
 			swept = append(swept, name)
 		}
 	}
@@ -98,6 +99,9 @@ func (s Store) sweep(dir string, dryRun bool) (bool, error) {
 			return false, nil // done already, under the entry's other name
 		}
 	}
+	if dryRun { // which must not make a lock file
+		return !Locked(dir + lockSuffix), nil
+	}
 	l, err := TryLock(dir + lockSuffix)
 	if errors.Is(err, api.ErrConflict) {
 		return false, nil
@@ -106,9 +110,6 @@ func (s Store) sweep(dir string, dryRun bool) (bool, error) {
 		return false, err
 	}
 	defer l.Unlock()
-	if dryRun {
-		return true, nil
-	}
 	if err := os.RemoveAll(dir); err != nil {
 		return false, err
 	}

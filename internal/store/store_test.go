@@ -150,3 +150,54 @@ func TestNamesAreFreedAndStaleOnesTaken(t *testing.T) {
 		t.Fatalf("swept %v, %v; want only the stale one", names, err)
 	}
 }
+
+func TestLookingAtALockTakesItFromNobody(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					Locked(path)
+				}
+			}
+		})
+	}
+	for range 2000 {
+		l, err := TryLock(path)
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		if !Locked(path) {
+			t.Error("a held lock is not seen")
+		}
+		l.Unlock()
+	}
+	close(stop)
+	wg.Wait()
+	if Locked(path) {
+		t.Error("a lock that was given back is seen")
+	}
+}
+
+func TestWriteJSONRefusesWhatReadJSONWould(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f.json")
+	if err := WriteJSON(path, strings.Repeat("a", maxJSON)); !errors.Is(err, api.ErrExhausted) {
+		t.Errorf("%v", err)
+	}
+	if err := WriteJSON(path, strings.Repeat("<", 1<<20)); err != nil {
+		t.Error(err)
+	}
+	var s string
+	if err := ReadJSON(path, &s); err != nil || len(s) != 1<<20 {
+		t.Errorf("%d bytes, %v", len(s), err)
+	}
+}
