@@ -65,7 +65,10 @@ func (c *Client) Call(ctx context.Context, route string, in, out any) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		return err
+		if errors.Is(err, ErrNoSupervisor) {
+			return err
+		}
+		return api.Errorf(api.Unavailable, "ask the sandbox's supervisor: it ended meanwhile: %w", err)
 	}
 	defer res.Body.Close()
 	return readAnswer(res, out)

@@ -102,6 +102,9 @@ const (
 // connection carries the messages of one guest stream.
 const StreamProtocol = "smolvm-stream"
 
+// CodeSupervised is the code of the error of a start that found another supervisor.
+const CodeSupervised = "supervised"
+
 // Rename is the body of RouteRename.
 type Rename struct {
 	Name string `json:"name"`

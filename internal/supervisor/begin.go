@@ -39,7 +39,7 @@ func (s *Supervisor) begin(ctx context.Context, b *birth) error {
 		u.Add(s.release)
 		u.Add(s.vanish)
 	} else {
-		if err := s.takeUp(); err != nil {
+		if err := s.takeUp(ctx); err != nil {
 			return err
 		}
 		u.Add(s.release)
@@ -139,21 +139,24 @@ func (s *Supervisor) publish(tmp store.SandboxDir) error {
 }
 
 // takeUp locks an existing sandbox and moves it to creating.
-func (s *Supervisor) takeUp() error {
+func (s *Supervisor) takeUp(ctx context.Context) error {
 	if _, err := os.Stat(s.dir.Spec()); err != nil {
 		return api.Errorf(api.NotFound, "start sandbox %s: there is none", s.dir.ID())
 	}
 	if err := s.hold(s.dir); err != nil {
 		return err
 	}
+	err := store.ReadJSON(s.dir.Spec(), &s.rec)
 	var st control.Status
-	err := errors.Join(store.ReadJSON(s.dir.Spec(), &s.rec), store.ReadJSON(s.dir.State(), &st))
-	if err == nil && st.State != api.StateStopped {
+	if damaged := store.ReadJSON(s.dir.State(), &st); damaged != nil {
+		st = control.Status{Lived: true} // the disk may hold work
+	}
+	if st.State != api.StateStopped {
 		// The lock was free: whatever the last supervisor wrote, it is dead.
 		st.State = api.StateError
 	}
 	if err == nil {
-		err = s.checkHost(context.Background(), s.rec.Spec)
+		err = s.checkHost(ctx, s.rec.Spec)
 	}
 	if err == nil {
 		s.gate = openGate(s.dir.State(), st)
@@ -205,14 +208,19 @@ func (s *Supervisor) bootOrEnd(ctx context.Context) error {
 		}
 	}()
 	err := s.boot(ctx)
-	if err != nil && ctx.Err() != nil {
-		err = context.Cause(ctx)
-		s.gate.move(api.StateStopped, err.Error())
-	} else if err != nil {
-		s.gate.move(api.StateError, err.Error())
-	}
 	cancel(nil)
 	<-done
+	// Also where the boot was done already: a wish to end must not get lost.
+	if cause := context.Cause(ctx); cause != context.Canceled {
+		if err == nil {
+			s.vm.Kill()
+		}
+		s.gate.move(api.StateStopped, cause.Error())
+		return cause
+	}
+	if err != nil {
+		s.gate.move(api.StateError, err.Error())
+	}
 	return err
 }
 
@@ -224,6 +232,11 @@ func (s *Supervisor) boot(ctx context.Context) error {
 	kernel, initrd, err := s.parts.Provider.Kernel(ctx)
 	if err != nil {
 		return err
+	}
+	if _, err := os.Stat(s.base()); err != nil {
+		return api.Errorf(api.Unavailable, "start sandbox %q: the files of its image %q (%s) are gone: %w",
+			s.rec.Spec.Name, s.rec.Spec.Image, s.rec.Image.ID, err).
+			WithRecovery("Get that image again, with smolvm image pull or build: the sandbox's own disk is kept.")
 	}
 	var u undo.Stack
 	defer u.Run()
@@ -248,6 +261,9 @@ func (s *Supervisor) boot(ctx context.Context) error {
 	return nil
 }
 
+// base is the path of the image's file system.
+func (s *Supervisor) base() string { return filepath.Join(s.parts.Store.Root(), s.rec.Image.RootFS) }
+
 func (s *Supervisor) config(kernel, initrd string) vmm.Config {
 	spec := s.rec.Spec
 	return vmm.Config{
@@ -255,7 +271,7 @@ func (s *Supervisor) config(kernel, initrd string) vmm.Config {
 		CPUs: spec.CPUs, MemoryMiB: spec.MemoryMiB, Accel: spec.Accel,
 		Kernel: kernel, Initrd: initrd,
 		Disks: []vmm.Disk{
-			{Path: filepath.Join(s.parts.Store.Root(), s.rec.Image.RootFS), Format: vmm.Raw, ReadOnly: true},
+			{Path: s.base(), Format: vmm.Raw, ReadOnly: true},
 			{Path: s.dir.Disk(), Format: vmm.Raw},
 		},
 	}
@@ -272,17 +288,32 @@ func (s *Supervisor) connect(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}()
+	err := s.greet(ctx)
+	if err == nil {
+		return nil
+	}
+	select {
+	case <-s.vm.Done(): // the channel's end was that of the machine, which knows why
+		return ended(s.vm)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(endTime):
+		return err
+	}
+}
+
+// endTime is how long after its channel a machine that ends may be known to have
+// ended: its process has to be reaped.
+const endTime = time.Second
+
+func (s *Supervisor) greet(ctx context.Context) error {
 	conn, err := s.vm.Dial(ctx)
 	if err != nil {
 		return err
 	}
 	session, err := guest.Connect(ctx, conn)
 	if err != nil {
-		conn.Close()
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		return err
+		return errors.Join(err, conn.Close())
 	}
 	s.setSession(session)
 	return nil
@@ -309,8 +340,24 @@ func (s *Supervisor) setUp(ctx context.Context) error {
 		return err
 	}
 	info, err := c.Info(ctx)
-	s.timings.Boot = info.BootMS
+	s.timings.Boot = bootSteps(info.BootMS)
 	return err
+}
+
+// bootSteps bounds what a guest says about its boot, which is kept and shown.
+func bootSteps(steps []string) []string {
+	const most, longest = 32, 64
+	var out []string
+	for _, s := range steps[:min(len(steps), most)] {
+		s = strings.Map(func(r rune) rune {
+			if unicode.IsPrint(r) {
+				return r
+			}
+			return -1
+		}, s[:min(len(s), longest)])
+		out = append(out, s)
+	}
+	return out
 }
 
 // running publishes that the sandbox runs.

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/smolvm/smolvm/api"
@@ -17,6 +18,9 @@ var moves = map[api.State][]api.State{
 	api.StateStopped:  {api.StateCreating},
 	api.StateError:    {api.StateCreating},
 }
+
+// maxReason bounds a reason, in bytes: a guest may have written it.
+const maxReason = 8 << 10
 
 // gate holds the status of the sandbox. Every change goes through update, which
 // checks the move and writes the file before anybody can see it.
@@ -47,6 +51,9 @@ func (g *gate) update(f func(*control.Status) error) (control.Status, error) {
 	}
 	if next.State != g.st.State && !slices.Contains(moves[g.st.State], next.State) {
 		return g.st, api.Errorf(api.Conflict, "sandbox is %s and cannot become %s", g.st.State, next.State)
+	}
+	if len(next.Reason) > maxReason {
+		next.Reason = strings.ToValidUTF8(next.Reason[:maxReason], "")
 	}
 	if err := store.WriteJSON(g.path, next); err != nil {
 		return g.st, api.Errorf(api.Internal, "write state: %w", err)

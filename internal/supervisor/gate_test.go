@@ -69,3 +69,53 @@ func TestMergeEnvLetsLaterListsWin(t *testing.T) {
 		t.Fatalf("got %q, want %q", got, want)
 	}
 }
+
+func TestIdleForgetsWhatFiredBeforeTheLastUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newIdle(time.Minute)
+		defer i.stop()
+		time.Sleep(time.Minute)
+		synctest.Wait() // it has fired, and nobody has looked yet
+		i.begin()()     // somebody comes and goes
+		if <-i.fired; i.quiet() {
+			t.Fatal("quiet right after a use")
+		}
+		if <-i.fired; !i.quiet() {
+			t.Fatal("not quiet a minute later")
+		}
+	})
+}
+
+func TestBreaksAreBoundedInTimeOnly(t *testing.T) {
+	var b breaks
+	now := time.Now()
+	for i := range maxBreaks {
+		if !b.allow(now) {
+			t.Fatalf("break %d is refused", i)
+		}
+	}
+	if b.allow(now) {
+		t.Fatal("one more is allowed")
+	}
+	if !b.allow(now.Add(2 * breakTime)) {
+		t.Fatal("refused long after")
+	}
+}
+
+func TestTimeToLiveLooksAtTheClockAgain(t *testing.T) {
+	for _, tt := range []struct {
+		at   time.Time
+		most time.Duration
+	}{
+		{time.Now().Add(time.Hour), lookAgain},
+		{time.Now().Add(time.Second), time.Second},
+		{time.Now().Add(-time.Hour), 0},
+	} {
+		if d := untilLook(tt.at); d > tt.most {
+			t.Errorf("%v: %v", tt.at, d)
+		}
+	}
+	if d := untilLook(time.Time{}); d < 1000*time.Hour {
+		t.Errorf("never: %v", d)
+	}
+}

@@ -12,6 +12,7 @@ type idle struct {
 	fired chan struct{} // one value when the time is over
 	mu    sync.Mutex
 	users int
+	since time.Time // when the last user went
 	timer *time.Timer
 }
 
@@ -40,14 +41,15 @@ func (i *idle) begin() (end func()) {
 }
 
 // quiet reports whether nobody uses the sandbox, for whoever received from
-// fired: a user may have come at the same moment.
+// fired: a user may have come at the same moment, or come and gone since.
 func (i *idle) quiet() bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.users == 0
+	return i.users == 0 && time.Since(i.since) >= i.after
 }
 
 func (i *idle) arm() {
+	i.since = time.Now()
 	if i.after <= 0 {
 		return
 	}

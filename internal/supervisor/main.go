@@ -24,6 +24,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/control"
 	"github.com/smolvm/smolvm/internal/store"
@@ -51,8 +53,8 @@ type Parts struct {
 const birthFD = 3
 
 // maxSpec bounds the line that carries the spec; the environment in it may be
-// api.MaxEnvBytes, and JSON may double that.
-const maxSpec = 4 << 20
+// api.MaxEnvBytes, and JSON may write each byte as six.
+const maxSpec = 8 << 20
 
 // Main is the supervisor's process. It returns the exit status.
 func Main(parts Parts, args []string) int {
@@ -60,6 +62,8 @@ func Main(parts Parts, args []string) int {
 	signal.Ignore(syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)
+
+	unix.CloseOnExec(birthFD) // nobody else may hold the birth open
 
 	in := bufio.NewReader(os.Stdin)
 	birth := &birth{w: os.NewFile(birthFD, "birth")}
@@ -75,10 +79,16 @@ func Main(parts Parts, args []string) int {
 		close(lifeline)
 		birth.lost(cancel)
 	}()
+	told := make(chan struct{})
 	go func() { // until live listens to it
+		defer close(told)
 		select {
-		case <-term:
+		case sig := <-term:
 			cancel(api.Errorf(api.Unavailable, "the supervisor was told to end"))
+			select { // for live, where begin was over already
+			case term <- sig:
+			default: // there is another
+			}
 		case <-ctx.Done():
 		}
 	}()
@@ -91,6 +101,7 @@ func Main(parts Parts, args []string) int {
 		return 1
 	}
 	cancel(nil)
+	<-told
 	s.live(term, lifeline)
 	return 0
 }

@@ -24,7 +24,7 @@ type server struct {
 }
 
 // maxBody bounds a request's body: an environment change is the largest.
-const maxBody = 4 << 20
+const maxBody = 8 << 20
 
 // serve starts answering on l.
 func (s *Supervisor) serve(l net.Listener) {
@@ -138,6 +138,9 @@ func (s *Supervisor) notRunning(st api.State) error {
 		WithCode("not_running").WithRecovery("Start it with: smolvm start %s", s.record().Spec.Name)
 }
 
+// maxGrace bounds what a caller may ask for; the agent bounds it further.
+const maxGrace = time.Hour
+
 // stop asks live to end the sandbox and waits until it has.
 func (s *Supervisor) stop(ctx context.Context, o api.Stop) (api.Sandbox, error) {
 	e := end{state: api.StateStopped, reason: "stopped by its user", grace: api.DefaultGrace}
@@ -145,7 +148,7 @@ func (s *Supervisor) stop(ctx context.Context, o api.Stop) (api.Sandbox, error) 
 	case o.GraceSeconds < 0:
 		e.grace = -1
 	case o.GraceSeconds > 0:
-		e.grace = time.Duration(o.GraceSeconds * float64(time.Second))
+		e.grace = time.Duration(min(o.GraceSeconds, maxGrace.Seconds()) * float64(time.Second))
 	}
 	select {
 	case s.ends <- e:
@@ -165,6 +168,8 @@ func (s *Supervisor) rename(_ context.Context, r control.Rename) (api.Sandbox, e
 	if err := api.CheckName(r.Name); err != nil {
 		return api.Sandbox{}, err
 	}
+	s.renames.Lock()
+	defer s.renames.Unlock()
 	old := s.record()
 	if r.Name == old.Spec.Name {
 		return s.describe(), nil

@@ -26,13 +26,13 @@ func (s *Supervisor) stream(w http.ResponseWriter, r *http.Request) {
 		answer(w, nil, api.Errorf(api.Invalid, "open stream: ask for an upgrade to %s", control.StreamProtocol))
 		return
 	}
+	s.server.streams.Add(1) // before Hijack: until then Shutdown waits for it
+	defer s.server.streams.Done()
 	conn, buf, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		answer(w, nil, err)
 		return
 	}
-	s.server.streams.Add(1)
-	defer s.server.streams.Done()
 	defer s.idle.begin()()
 	defer conn.Close()
 	// hangUp must not wait for a client that does not end.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -35,6 +36,8 @@ type Supervisor struct {
 	ends    chan end      // asks live to end the sandbox
 	over    chan struct{} // closed when the VM has ended and the state says so
 
+	renames sync.Mutex // held while the sandbox's name changes
+
 	mu  sync.Mutex // guards what follows
 	rec control.Record
 	ses *guest.Session
@@ -60,12 +63,10 @@ func (s *Supervisor) watch(term <-chan os.Signal, lifeline <-chan struct{}) end 
 	if !s.record().Spec.Ephemeral {
 		lifeline = nil // the client may go
 	}
-	var expired <-chan time.Time
-	if at := s.record().Expires(); !at.IsZero() {
-		t := time.NewTimer(time.Until(at))
-		defer t.Stop()
-		expired = t.C
-	}
+	expires := s.record().Expires()
+	expired := time.NewTimer(untilLook(expires))
+	defer expired.Stop()
+	var breaks breaks
 	for {
 		select {
 		case e := <-s.ends:
@@ -73,10 +74,17 @@ func (s *Supervisor) watch(term <-chan os.Signal, lifeline <-chan struct{}) end 
 		case <-s.vm.Done():
 			return vmEnded(s.vm)
 		case <-s.session().Done():
-			if err := s.reconnect(); err != nil {
-				return end{state: api.StateError, reason: "guest agent lost: " + err.Error(), grace: -1}
+			if !breaks.allow(time.Now()) {
+				return end{state: api.StateError, reason: "guest agent breaks its connection again and again", grace: -1}
 			}
-		case <-expired:
+			if e := s.reconnect(); e != nil {
+				return *e
+			}
+		case <-expired.C:
+			if time.Now().Before(expires) {
+				expired.Reset(untilLook(expires))
+				continue
+			}
 			return end{state: api.StateStopped, reason: "its time to live is over", grace: -1, remove: true}
 		case <-s.idle.fired:
 			if s.idle.quiet() {
@@ -90,6 +98,34 @@ func (s *Supervisor) watch(term <-chan os.Signal, lifeline <-chan struct{}) end 
 	}
 }
 
+// lookAgain is how often the clock is looked at: a timer stands still while the
+// host sleeps, and does not know when its clock is set.
+const lookAgain = time.Minute
+
+// untilLook is how long to wait for a moment; zero: it never comes.
+func untilLook(at time.Time) time.Duration {
+	if at.IsZero() {
+		return 1<<63 - 1
+	}
+	return min(time.Until(at), lookAgain)
+}
+
+// breaks counts how often a guest has broken its connection lately. One that
+// does nothing else would keep this process busy and fill its log.
+type breaks []time.Time
+
+const (
+	breakTime = time.Minute
+	maxBreaks = 20 // in breakTime
+)
+
+// allow notes a break and reports whether it may be mended.
+func (b *breaks) allow(now time.Time) bool {
+	*b = slices.DeleteFunc(*b, func(t time.Time) bool { return now.Sub(t) > breakTime })
+	*b = append(*b, now)
+	return len(*b) <= maxBreaks
+}
+
 func vmEnded(vm vmm.Machine) end {
 	if err := vm.Err(); err != nil {
 		return end{state: api.StateError, reason: err.Error() + lastWords(vm), grace: -1}
@@ -101,13 +137,33 @@ func vmEnded(vm vmm.Machine) end {
 // a busy one needs seconds under emulation, a dead one never answers.
 const reconnectTime = 30 * time.Second
 
-// reconnect greets the agent again after the channel broke.
-func (s *Supervisor) reconnect() error {
+// reconnect greets the agent again after the channel broke. It returns what ends
+// the sandbox, or nil when all is well.
+func (s *Supervisor) reconnect() *end {
 	slog.Warn("guest session ended; connecting again", "cause", s.session().Err())
 	s.session().Close()
 	ctx, cancel := context.WithTimeout(context.Background(), reconnectTime)
 	defer cancel()
-	return s.connect(ctx)
+	done := make(chan error, 1)
+	go func() { done <- s.connect(ctx) }()
+	select {
+	case err := <-done:
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-s.vm.Done():
+			e := vmEnded(s.vm)
+			return &e
+		default:
+		}
+		return &end{state: api.StateError, reason: "guest agent lost: " + err.Error(), grace: -1}
+	case e := <-s.ends:
+		cancel()
+		<-done
+		e.grace = -1 // there is nobody to ask
+		return &e
+	}
 }
 
 // finish ends the VM, writes the last state, answers who waits, and removes
@@ -144,6 +200,18 @@ func (s *Supervisor) shutDown(grace time.Duration) error {
 	// emulation with a full page cache.
 	ctx, cancel := context.WithTimeout(context.Background(), grace+10*time.Second)
 	defer cancel()
+	go func() {
+		for {
+			select {
+			case e := <-s.ends:
+				if e.grace < 0 {
+					cancel() // somebody has no time for the grace
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
 	if err := s.vm.Resume(ctx); err != nil {
 		return err
 	}
@@ -252,7 +320,7 @@ func (h *heldLock) close() error {
 func (s *Supervisor) hold(dir store.SandboxDir) error {
 	l, err := store.TryLock(dir.Lock())
 	if errors.Is(err, api.ErrConflict) {
-		return api.Errorf(api.Conflict, "sandbox %s has a supervisor already", dir.ID())
+		return api.Errorf(api.Conflict, "sandbox %s has a supervisor already", dir.ID()).WithCode(control.CodeSupervised)
 	}
 	if err != nil {
 		return err
