@@ -96,7 +96,9 @@ func followFile(ctx context.Context, path string, f **os.File, w io.Writer) erro
 			}
 		}
 		if _, err := events.Read(buf); err != nil {
-			return nil // ctx ended
+			// ctx ended: what was written until then
+			_, err := io.Copy(w, *f)
+			return err
 		}
 	}
 }

@@ -3,11 +3,14 @@ package manager
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
-	"syscall"
+	"sync"
 	"time"
 
 	"github.com/smolvm/smolvm/api"
@@ -21,7 +24,8 @@ import (
 type Handle struct {
 	m        *Manager
 	id       string
-	lifeline io.Closer // of an ephemeral sandbox that this client made
+	mu       sync.Mutex
+	lifeline io.Closer // of an ephemeral sandbox that this client made or started
 }
 
 // ID returns the sandbox's id.
@@ -67,37 +71,67 @@ func because(reason string) string {
 
 // Start boots the sandbox where it has no VM.
 func (h *Handle) Start(ctx context.Context) error {
-	info, err := h.Info(ctx)
-	if err != nil {
-		return err
+	for wait := newPatience(); ; {
+		info, err := h.Info(ctx)
+		if err != nil {
+			return err
+		}
+		switch info.State {
+		case api.StateRunning:
+			return nil
+		case api.StatePaused:
+			return api.Errorf(api.Conflict, "start sandbox %q: it is paused", info.Name).
+				WithRecovery("Resume it with: smolvm resume %s", info.Name)
+		case api.StateCreating:
+			return api.Errorf(api.Conflict, "start sandbox %q: it is coming up already", info.Name).
+				WithRecovery("Wait for it, or end it with: smolvm kill %s", info.Name)
+		}
+		if !store.Locked(h.dir().Lock()) {
+			_, lifeline, err := h.m.spawn(ctx, nil, "start", h.id)
+			if err == nil {
+				return h.keep(lifeline, info.Ephemeral)
+			}
+			if api.AsError(err).Code != control.CodeSupervised {
+				return err
+			}
+		}
+		// Its last supervisor is on its way out, or another start was faster.
+		if err := wait.more(ctx); err != nil {
+			return err
+		}
 	}
-	switch info.State {
-	case api.StateRunning:
-		return nil
-	case api.StatePaused:
-		return api.Errorf(api.Conflict, "start sandbox %q: it is paused", info.Name).
-			WithRecovery("Resume it with: smolvm resume %s", info.Name)
-	case api.StateCreating:
-		return api.Errorf(api.Conflict, "start sandbox %q: it is coming up already", info.Name)
+}
+
+// keep holds the lifeline of an ephemeral sandbox.
+func (h *Handle) keep(lifeline io.Closer, ephemeral bool) error {
+	if !ephemeral {
+		return lifeline.Close()
 	}
-	_, lifeline, err := h.m.spawn(ctx, nil, "start", h.id)
-	if err != nil {
-		return err
-	}
-	return lifeline.Close()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lifeline = lifeline
+	return nil
 }
 
 // Stop stops the sandbox where it has a VM.
 func (h *Handle) Stop(ctx context.Context, o api.Stop) error {
-	err := h.call(ctx, control.RouteStop, o, nil)
-	if errors.Is(err, control.ErrNoSupervisor) {
-		return nil // stopped, or in error: there is nothing to stop
+	for wait := newPatience(); ; {
+		err := h.call(ctx, control.RouteStop, o, nil)
+		if err == nil {
+			h.cut()
+			return h.waitFree(ctx)
+		}
+		if !errors.Is(err, control.ErrNoSupervisor) {
+			return err
+		}
+		if !store.Locked(h.dir().Lock()) {
+			return nil // stopped, or in error: there is nothing to stop
+		}
+		// It does not listen yet, or not any more.
+		if err := wait.more(ctx); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return err
-	}
-	h.cut()
-	return h.waitFree(ctx)
 }
 
 // Pause halts the VM.
@@ -163,38 +197,69 @@ func (h *Handle) end(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
+	h.killHolder()
+	return h.waitFree(ctx)
+}
+
+// killHolder kills the supervisor that holds the lock. The note in the lock may be
+// an older holder's, whose process id is another's by now: a process that has not
+// the lock open is left alone.
+func (h *Handle) killHolder() {
 	b, err := os.ReadFile(h.dir().Lock())
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
+	if err != nil {
+		return
 	}
 	pid, _ := strconv.Atoi(string(b))
-	// The note is its holder's own, and the holder lives as long as the lock is held.
-	if pid > 1 && store.Locked(h.dir().Lock()) {
-		syscall.Kill(pid, syscall.SIGKILL)
+	if pid <= 1 {
+		return
 	}
-	return h.waitFree(ctx)
+	p, err := os.FindProcess(pid) // from here on the id cannot become another's
+	if err != nil {
+		return
+	}
+	defer p.Release()
+	if hasOpen(pid, h.dir().Lock()) {
+		p.Kill()
+	}
+}
+
+// hasOpen reports whether a process has a file open.
+func hasOpen(pid int, path string) bool {
+	want, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	return slices.ContainsFunc(fds, func(fd string) bool {
+		got, err := os.Stat(fd)
+		return err == nil && os.SameFile(want, got)
+	})
 }
 
 // waitFree waits until nobody holds the sandbox's lock.
 func (h *Handle) waitFree(ctx context.Context) error {
-	free := make(chan error, 1)
-	go func() { // ends with the supervisor, whose end is under way
-		if !store.Locked(h.dir().Lock()) {
-			free <- nil
-			return
+	for wait := newPatience(); store.Locked(h.dir().Lock()); {
+		if err := wait.more(ctx); err != nil {
+			return err
 		}
-		l, err := store.WaitLock(h.dir().Lock())
-		if err == nil {
-			l.Unlock()
-		}
-		if errors.Is(err, os.ErrNotExist) {
-			err = nil
-		}
-		free <- err
-	}()
+	}
+	return nil
+}
+
+// patience paces looking for the end of a lock, which tells nobody: to wait in
+// the kernel would mean to take the lock for a moment, before somebody who needs
+// it, and could not be given up.
+type patience struct{ next time.Duration }
+
+func newPatience() patience { return patience{time.Millisecond} }
+
+func (p *patience) more(ctx context.Context) error {
+	t := time.NewTimer(p.next)
+	defer t.Stop()
+	p.next = min(2*p.next, 100*time.Millisecond)
 	select {
-	case err := <-free:
-		return err
+	case <-t.C:
+		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -202,6 +267,8 @@ func (h *Handle) waitFree(ctx context.Context) error {
 
 // cut closes the lifeline of an ephemeral sandbox.
 func (h *Handle) cut() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if h.lifeline != nil {
 		h.lifeline.Close()
 	}
@@ -257,6 +324,10 @@ func (h *Handle) ChangeEnv(ctx context.Context, c api.EnvChange) (out api.EnvCha
 // edit changes the record of a sandbox that has no supervisor.
 func (h *Handle) edit(f func(rec *control.Record, write func() error) error) error {
 	l, err := store.TryLock(h.dir().Lock())
+	if errors.Is(err, api.ErrConflict) {
+		return api.Errorf(api.Conflict, "change sandbox %s: it is just starting or ending, or being changed", h.id).
+			WithRecovery("Try again.")
+	}
 	if err != nil {
 		return err
 	}

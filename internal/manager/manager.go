@@ -160,6 +160,10 @@ func (m *Manager) ids() ([]string, error) {
 	return ids, nil
 }
 
+// lookTime bounds how long one supervisor that hangs may keep those waiting who
+// ask what there is.
+const lookTime = 3 * time.Second
+
 // look describes a sandbox as it is now. One whose time to live ended while it
 // had no supervisor is removed.
 func (m *Manager) look(ctx context.Context, id string) (api.Sandbox, error) {
@@ -174,9 +178,14 @@ func (m *Manager) look(ctx context.Context, id string) (api.Sandbox, error) {
 	}
 	if store.Locked(dir.Lock()) {
 		var info api.Sandbox
-		err := control.NewClient(dir.Socket()).Call(ctx, control.RouteSandbox, nil, &info)
-		if err == nil || ctx.Err() != nil {
-			return info, err
+		quick, cancel := context.WithTimeout(ctx, lookTime)
+		defer cancel()
+		err := control.NewClient(dir.Socket()).Call(quick, control.RouteSandbox, nil, &info)
+		if err == nil {
+			return info, nil
+		}
+		if ctx.Err() != nil {
+			return info, context.Cause(ctx)
 		}
 	}
 	var st control.Status
@@ -217,5 +226,9 @@ func (m *Manager) discard(id, name string) error {
 		return err
 	}
 	defer l.Unlock()
+	var rec control.Record
+	if store.ReadJSON(m.store.Sandbox(id).Spec(), &rec) == nil {
+		name = rec.Spec.Name // it may have been renamed since the caller looked
+	}
 	return m.store.Unpublish(id, name)
 }

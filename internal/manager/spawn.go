@@ -29,15 +29,19 @@ func (m *Manager) program() (string, error) {
 	if err != nil {
 		self = ""
 	}
-	for _, path := range []string{
-		m.opts.Binary, os.Getenv(EnvBinary), filepath.Join(filepath.Dir(self), "smolvm"),
-	} {
+	// What was named is meant: another program must not quietly take its place.
+	for _, path := range []string{m.opts.Binary, os.Getenv(EnvBinary)} {
 		if path == "" {
 			continue
 		}
-		if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
-			return filepath.Abs(path)
+		if !executable(path) {
+			return "", api.Errorf(api.Unavailable, "find the smolvm program: %q is no program", path).
+				WithCode("missing_dependency").WithRecovery("Set %s, or the client's Binary, to its path.", EnvBinary)
 		}
+		return filepath.Abs(path)
+	}
+	if path := filepath.Join(filepath.Dir(self), "smolvm"); executable(path) {
+		return path, nil
 	}
 	path, err := exec.LookPath("smolvm")
 	if err != nil {
@@ -45,6 +49,11 @@ func (m *Manager) program() (string, error) {
 			WithCode("missing_dependency").WithRecovery("Install it, or set %s to its path.", EnvBinary)
 	}
 	return filepath.Abs(path)
+}
+
+func executable(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0
 }
 
 // spawn starts a supervisor and waits for the end of its birth. The lifeline
@@ -75,39 +84,64 @@ func (m *Manager) spawn(ctx context.Context, spec *api.Spec, args ...string) (_ 
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
 	birthW.Close()
+	inR.Close() // with a reader here a write would not notice that the supervisor died
 	if err != nil {
 		return api.Sandbox{}, nil, api.Errorf(api.Internal, "start supervisor: %w", err)
 	}
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }() // it ends with the supervisor; nothing else reaps it
-	if spec != nil {
-		if err := json.NewEncoder(inW).Encode(spec); err != nil {
-			return api.Sandbox{}, nil, api.Errorf(api.Internal, "tell supervisor what to make: %w", err)
-		}
-	}
+	go func() { // ends with the supervisor; nothing else reaps it
+		cmd.Wait()
+		// This also keeps the lifeline from the garbage collector, which would close
+		// it for a caller that has dropped the sandbox but uses it.
+		inW.Close()
+	}()
+	attended := make(chan struct{})
+	defer close(attended)
 	// A cancelled caller cuts the lifeline: the supervisor then undoes its work
 	// and ends the birth. One that cannot even do that is killed.
 	stop := context.AfterFunc(ctx, func() {
 		inW.Close()
-		kill := time.AfterFunc(undo.CleanupTime, func() { cmd.Process.Kill() })
-		<-exited
-		kill.Stop()
+		select {
+		case <-attended:
+		case <-time.After(undo.CleanupTime):
+			cmd.Process.Kill()
+		}
 	})
-	defer stop()
+	if spec != nil {
+		// What goes wrong here the birth tells better.
+		json.NewEncoder(inW).Encode(spec)
+	}
 	info, err := m.attend(birthR)
-	switch {
-	case ctx.Err() != nil && err != nil:
-		err = api.Errorf(contextClass(ctx), "make sandbox: %w", context.Cause(ctx))
-	case errors.Is(err, io.EOF):
-		m.GC(ctx, false) // it can only have died
-		err = api.Errorf(api.Internal, "make sandbox: its supervisor died").
-			WithRecovery("Look into the kernel's log for an out-of-memory kill, and try again.")
+	if !stop() && err == nil && spec != nil {
+		err = m.takeBack(ctx, info.ID) // it came up, but nobody wants it any more
 	}
 	if err != nil {
-		return api.Sandbox{}, nil, err
+		return api.Sandbox{}, nil, m.explainBirth(ctx, args[0], err)
 	}
 	u.Success()
 	return info, inW, nil
+}
+
+// takeBack removes a sandbox whose maker gave up while it came up.
+func (m *Manager) takeBack(ctx context.Context, id string) error {
+	clean, cancel := undo.Context(ctx)
+	defer cancel()
+	return errors.Join(context.Cause(ctx), (&Handle{m: m, id: id}).Remove(clean))
+}
+
+// explainBirth says why the act create or start failed.
+func (m *Manager) explainBirth(ctx context.Context, act string, err error) error {
+	died := errors.Is(err, io.EOF)
+	if died {
+		m.GC(ctx, false)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return api.Errorf(contextClass(ctx), "%s sandbox: %w", act, context.Cause(ctx))
+	case died:
+		return api.Errorf(api.Internal, "%s sandbox: its supervisor died", act).
+			WithRecovery("Look into the kernel's log for an out-of-memory kill, and try again.")
+	}
+	return err
 }
 
 func contextClass(ctx context.Context) api.Class {

@@ -1,0 +1,224 @@
+package manager_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/smolvm/smolvm"
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/testenv"
+)
+
+// patience bounds a wait: far above what any takes on a busy machine.
+const patience = 30 * time.Second
+
+// envClient makes the test binary an SDK program that creates an ephemeral
+// sandbox, prints its id and waits for its input to end.
+const envClient = "LIFE_TEST_CLIENT"
+
+func clientMain() int {
+	c := smolvm.Client{Home: os.Getenv(envClient), Binary: os.Args[0]}
+	sb, err := c.Create(context.Background(), smolvm.Spec{Ephemeral: true})
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	fmt.Println(sb.ID())
+	os.Stdin.Read(make([]byte, 1))
+	return 0
+}
+
+// life is what one law is tested with.
+type life struct {
+	*testing.T
+	smolvm.Client
+	ctx context.Context
+}
+
+func newLife(t *testing.T) *life {
+	t.Helper()
+	home := t.TempDir()
+	for name, text := range map[string]string{"images/base": "base", "kernels/vmlinux": "\x7fELF", "kernels/initrd": "initrd"} {
+		path := filepath.Join(home, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	l := &life{t, smolvm.Client{Home: home, Binary: self}, ctx}
+	t.Cleanup(func() {
+		defer cancel()
+		l.empty()
+	})
+	return l
+}
+
+// empty removes every sandbox and then finds no process and no file.
+func (l *life) empty() {
+	l.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	os.Remove(filepath.Join(l.Home, faultsFile))
+	list, err := l.List(ctx, smolvm.ListOptions{})
+	if err != nil {
+		l.Error(err)
+	}
+	for _, info := range list {
+		sb, err := l.Get(ctx, info.ID)
+		if err == nil {
+			err = sb.Remove(ctx)
+		}
+		if err != nil && !errors.Is(err, smolvm.ErrNotFound) {
+			l.Errorf("remove %s: %v", info.ID, err)
+		}
+	}
+	l.eventually("its processes end", func() bool { return len(testenv.Processes(l.Home)) == 0 })
+	if _, err := l.GC(ctx, false); err != nil {
+		l.Error(err)
+	}
+	os.Remove(filepath.Join(l.Home, "reached"))
+	if files := testenv.Files(l.Home); len(files) > 0 {
+		l.Errorf("files are left: %v", files)
+	}
+	for _, p := range testenv.Processes(l.Home) {
+		syscall.Kill(p.PID, syscall.SIGKILL)
+	}
+}
+
+func (l *life) eventually(what string, ok func() bool) {
+	l.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); !ok(); <-tick.C {
+		if time.Now().After(deadline) {
+			l.Fatalf("%s: it did not happen", what)
+		}
+	}
+}
+
+func (l *life) faults(lines ...string) {
+	l.Helper()
+	if err := os.WriteFile(filepath.Join(l.Home, faultsFile), []byte(strings.Join(lines, "\n")), 0o600); err != nil {
+		l.Fatal(err)
+	}
+}
+
+func (l *life) reached() {
+	l.Helper()
+	l.eventually("the step is reached", func() bool {
+		_, err := os.Stat(filepath.Join(l.Home, "reached"))
+		return err == nil
+	})
+}
+
+func (l *life) create(s smolvm.Spec) *smolvm.Sandbox {
+	l.Helper()
+	sb, err := l.Create(l.ctx, s)
+	if err != nil {
+		l.Fatal(err)
+	}
+	return sb
+}
+
+func (l *life) ok(err error) {
+	l.Helper()
+	if err != nil {
+		l.Fatal(err)
+	}
+}
+
+// fails checks class and words of an error.
+func (l *life) fails(err, class error, words ...string) {
+	l.Helper()
+	if !errors.Is(err, class) {
+		l.Errorf("%v is not of class %v", err, api.ClassOf(class))
+		return
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) {
+			l.Errorf("%q does not say %q", err, w)
+		}
+	}
+}
+
+func (l *life) is(sb *smolvm.Sandbox, state smolvm.State, reason string) smolvm.Info {
+	l.Helper()
+	info, err := sb.Info(l.ctx)
+	if err != nil || info.State != state || !strings.Contains(info.Reason, reason) {
+		l.Errorf("it is %s (%s), %v; want %s (%s)", info.State, info.Reason, err, state, reason)
+	}
+	return info
+}
+
+func (l *life) gone(sb *smolvm.Sandbox) {
+	l.Helper()
+	l.eventually("it goes", func() bool {
+		_, err := sb.Info(l.ctx)
+		return errors.Is(err, smolvm.ErrNotFound)
+	})
+}
+
+func (l *life) says(sb *smolvm.Sandbox, line, want string) {
+	l.Helper()
+	r, err := sb.Run(l.ctx, smolvm.ShellCommand(line))
+	if err != nil {
+		l.Fatalf("%s: %v", line, err)
+	}
+	if got := strings.TrimSpace(string(r.Stdout)); got != want {
+		l.Errorf("%s: %q, want %q (%s)", line, got, want, r.Stderr)
+	}
+}
+
+// tell has the machine do something from inside.
+func (l *life) tell(sb *smolvm.Sandbox, command string) {
+	sb.Run(l.ctx, smolvm.Command{Argv: []string{command}}) // its stream breaks
+}
+
+// kill kills the supervisor and waits for its end.
+func (l *life) kill(sb *smolvm.Sandbox) {
+	l.Helper()
+	info, err := sb.Info(l.ctx)
+	l.ok(err)
+	l.ok(syscall.Kill(info.SupervisorPID, syscall.SIGKILL))
+	l.eventually("the supervisor dies", func() bool { return len(testenv.Processes(l.Home)) == 0 })
+}
+
+func (l *life) path(sb *smolvm.Sandbox, name string) string {
+	return filepath.Join(l.Home, "sandboxes", sb.ID(), name)
+}
+
+// async runs f and returns where its error will come.
+func async(f func() error) <-chan error {
+	c := make(chan error, 1)
+	go func() { c <- f() }()
+	return c
+}
+
+// startClient starts an SDK program with an ephemeral sandbox.
+func startClient(l *life) (*exec.Cmd, io.Closer, string) {
+	l.Helper()
+	cmd := exec.Command(l.Binary)
+	cmd.Env = append(os.Environ(), envClient+"="+l.Home)
+	in, err := cmd.StdinPipe()
+	l.ok(err)
+	out, err := cmd.StdoutPipe()
+	l.ok(err)
+	l.ok(cmd.Start())
+	line, err := bufio.NewReader(out).ReadString('\n')
+	l.ok(err)
+	return cmd, in, strings.TrimSpace(line)
+}

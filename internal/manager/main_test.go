@@ -1,0 +1,270 @@
+package manager_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/smolvm/smolvm/internal/control"
+	"github.com/smolvm/smolvm/internal/guest"
+	"github.com/smolvm/smolvm/internal/guest/agent"
+	"github.com/smolvm/smolvm/internal/guest/mux"
+	"github.com/smolvm/smolvm/internal/guest/wire"
+	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/supervisor"
+	"github.com/smolvm/smolvm/internal/vmm"
+	"github.com/smolvm/smolvm/internal/vmm/fake"
+)
+
+// The test binary is the program that runs supervisors too: real processes, files,
+// locks and sockets, with a fake VMM and an agent that is hosted by the supervisor.
+
+func TestMain(m *testing.M) {
+	switch {
+	case len(os.Args) > 1 && os.Args[1] == "supervise":
+		os.Exit(supervise(os.Args[2:]))
+	case os.Getenv(envClient) != "":
+		os.Exit(clientMain())
+	}
+	os.Exit(m.Run())
+}
+
+// faultsFile in the state directory says what goes wrong in supervisors that
+// start from then on: lines of "stall STEP" and "fail STEP".
+const faultsFile = "faults"
+
+func supervise(args []string) int {
+	s, err := store.Open("")
+	if err != nil {
+		return 1
+	}
+	h := &host{home: s.Root()}
+	h.Driver.Guest = h.guest
+	h.Fail(fake.Start, h.fault("fail start"))
+	h.Fail(fake.Probe, h.fault("fail probe"))
+	for _, step := range []fake.Step{fake.Probe, fake.Start, fake.Dial, fake.Kill} {
+		if h.has("stall " + string(step)) {
+			h.Stall(step)
+		}
+	}
+	return supervisor.Main(supervisor.Parts{Store: s, Driver: h, Provider: h}, args)
+}
+
+// host is the driver and the provider of one supervisor.
+type host struct {
+	fake.Driver
+	home    string
+	machine atomic.Pointer[fake.Machine]
+	dials   atomic.Int64
+}
+
+func (h *host) has(fault string) bool {
+	b, _ := os.ReadFile(filepath.Join(h.home, faultsFile))
+	for line := range strings.Lines(string(b)) {
+		if strings.TrimSpace(line) == fault {
+			return true
+		}
+	}
+	return false
+}
+
+func (h *host) fault(fault string) error {
+	if h.has(fault) {
+		return errors.New("told to " + fault)
+	}
+	return nil
+}
+
+// step stalls or fails a step of the provider, and marks that it was reached.
+func (h *host) step(ctx context.Context, name string) error {
+	if !h.has("stall " + name) {
+		return h.fault("fail " + name)
+	}
+	os.WriteFile(filepath.Join(h.home, "reached"), nil, 0o600)
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+func (h *host) Start(ctx context.Context, c vmm.Config) (vmm.Machine, error) {
+	os.WriteFile(filepath.Join(h.home, "reached"), nil, 0o600)
+	m, err := h.Driver.Start(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	h.machine.Store(m.(*fake.Machine))
+	return m, nil
+}
+
+func (h *host) Image(ctx context.Context, ref string, tell func(control.Progress)) (control.Image, error) {
+	tell(control.Progress{Step: "image"})
+	return control.Image{ID: "sha256:" + ref, RootFS: "images/base", Command: []string{"echo", "the image's command"}, Env: []string{"FROM=image"}},
+		h.step(ctx, "image")
+}
+
+func (h *host) Kernel(ctx context.Context) (string, string, error) {
+	return filepath.Join(h.home, "kernels/vmlinux"), filepath.Join(h.home, "kernels/initrd"), h.step(ctx, "kernel")
+}
+
+func (h *host) Disk(ctx context.Context, path string, mib int) error {
+	// A process that the supervisor starts must not hold its pipes.
+	out, err := exec.Command("/bin/sh", "-c", "readlink /proc/self/fd/3 || true").Output()
+	if err != nil || strings.HasPrefix(string(out), "pipe:") {
+		return fmt.Errorf("descriptor 3 leaks: %s, %v", out, err)
+	}
+	if err := h.step(ctx, "disk"); err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte("disk"), 0o600)
+}
+
+// guest is the machine's guest: it serves set-up, shutdown and the machine's own
+// commands, and passes everything else on to an agent. (The agent's own set-up
+// would change this host's clock and name.)
+func (h *host) guest(conn net.Conn) {
+	switch {
+	case h.has("panic at boot"):
+		h.machine.Load().Reset("kernel says:\x1b[31m no root")
+		return
+	case h.has("power off at boot"):
+		h.machine.Load().PowerOff()
+		return
+	case h.has("silent after boot") && h.dials.Add(1) > 1:
+		io.Copy(io.Discard, conn)
+		return
+	case h.has("mad after boot") && h.dials.Add(1) > 1:
+		mux.Serve(context.Background(), conn, guest.Version, func(*mux.Stream) { conn.Close() })
+		return
+	}
+	session, stop, err := hostAgent()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "host the agent:", err)
+		return
+	}
+	defer stop()
+	mux.Serve(context.Background(), conn, guest.Version, func(st *mux.Stream) { h.stream(st, session) })
+}
+
+// hostAgent runs an agent in this process.
+func hostAgent() (*guest.Session, func(), error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	near, far := os.NewFile(uintptr(fds[0]), "near"), os.NewFile(uintptr(fds[1]), "far")
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		agent.Serve(context.Background(), far, agent.Options{})
+	}()
+	s, err := guest.Connect(context.Background(), near)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s, func() {
+		s.Close()
+		<-served
+		far.Close()
+	}, nil
+}
+
+func (h *host) stream(st *mux.Stream, session *guest.Session) {
+	_, first, err := st.Recv()
+	if err != nil {
+		return
+	}
+	op, req := guest.Op(first[0]), append(wire.Raw(nil), first[1:]...)
+	reply := func(m wire.Message) {
+		st.Send(uint8(guest.KindReply), wire.Marshal(m))
+		st.CloseSend()
+	}
+	switch op {
+	case guest.OpSetup:
+		reply(&guest.Empty{})
+		return
+	case guest.OpInfo:
+		info := guest.Info{}
+		if h.has("talk") {
+			for range 1000 {
+				info.BootMS = append(info.BootMS, strings.Repeat("\x1b[31m", 300))
+			}
+		}
+		m := wire.Marshal(&info)
+		for len(m) > guest.MaxPayload {
+			st.Send(uint8(guest.KindMore), m[:guest.MaxPayload])
+			m = m[guest.MaxPayload:]
+		}
+		st.Send(uint8(guest.KindReply), m)
+		return
+	case guest.OpShutdown:
+		if h.has("stall shutdown") {
+			os.WriteFile(filepath.Join(h.home, "reached"), nil, 0o600)
+			st.AwaitEnd()
+			return
+		}
+		reply(&guest.Empty{})
+		h.machine.Load().PowerOff()
+		return
+	case guest.OpExec:
+		var e guest.Exec
+		if wire.Unmarshal(req, &e) == nil && len(e.Argv) > 0 && h.command(e.Argv[0]) {
+			return
+		}
+	}
+	relay(st, session, op, req)
+}
+
+// command does what a guest can do to its machine.
+func (h *host) command(name string) bool {
+	m := h.machine.Load()
+	switch name {
+	case "poweroff":
+		m.PowerOff()
+	case "panic":
+		m.Reset("kernel panic - not syncing")
+	case "crash":
+		m.Crash()
+	case "hangup":
+		m.HangUp()
+	default:
+		return false
+	}
+	return true
+}
+
+func relay(st *mux.Stream, session *guest.Session, op guest.Op, req wire.Raw) {
+	work, err := session.Open(context.Background(), op, req)
+	if err != nil {
+		return
+	}
+	defer work.Close()
+	go func() {
+		defer work.Close()
+		for {
+			k, p, err := st.Recv()
+			if err == io.EOF {
+				work.CloseSend()
+				st.AwaitEnd()
+				return
+			}
+			if err != nil || work.Send(guest.Kind(k), p) != nil {
+				return
+			}
+		}
+	}()
+	for {
+		m, err := work.Recv()
+		if err != nil || st.Send(uint8(m.Kind), m.Payload) != nil {
+			return
+		}
+	}
+}
