@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/smolvm/smolvm/internal/guest"
 	"golang.org/x/sys/unix"
@@ -67,7 +69,8 @@ func peakRSS(t *testing.T, pid int) int {
 // TestBigFile moves 2 GiB out, and some in.
 func TestBigFile(t *testing.T) {
 	c, pid := serveChild(t)
-	ctx := testContext(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute) // with the race detector it takes half of it
+	defer cancel()
 	dir := t.TempDir()
 	sparse := filepath.Join(dir, "sparse")
 	f, err := os.Create(sparse)

@@ -233,7 +233,8 @@ func TestHostileGuest(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer s.Close()
-			if _, err := s.Open(testContext(t), kindOpen, nil); err != nil {
+			// It may end as soon as this: the guest can take a repeated greeting for it.
+			if _, err := s.Open(testContext(t), kindOpen, nil); err != nil && !errors.Is(err, ErrProtocol) {
 				t.Fatal(err)
 			}
 			select {
