@@ -23,7 +23,9 @@ func (s *Sandbox) ID() string { return s.h.ID() }
 func (s *Sandbox) Info(ctx context.Context) (Info, error) { return s.h.Info(ctx) }
 
 // Start boots a sandbox that is stopped or in error; its disk is as it was left.
-// On a running one it does nothing. Class Conflict where it is paused.
+// On a running one it does nothing. Class Conflict where it is paused or coming up
+// already, Unavailable where the files of its image are gone. An ephemeral sandbox
+// belongs to the program that started it last.
 func (s *Sandbox) Start(ctx context.Context) error { return s.h.Start(ctx) }
 
 // StopOptions says how to stop. The zero value gives processes
@@ -49,6 +51,7 @@ func (s *Sandbox) Remove(ctx context.Context) error { return s.h.Remove(ctx) }
 func (s *Sandbox) Rename(ctx context.Context, name string) error { return s.h.Rename(ctx, name) }
 
 // Wait returns when the sandbox has no VM any more: stopped, in error or removed.
+// Class NotFound where it was removed before Wait could see its end.
 func (s *Sandbox) Wait(ctx context.Context) (Info, error) { return s.h.Wait(ctx) }
 
 // Env returns the environment that every new process of the sandbox sees,

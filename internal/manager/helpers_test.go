@@ -16,6 +16,7 @@ import (
 
 	"github.com/smolvm/smolvm"
 	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/testenv"
 )
 
@@ -194,7 +195,8 @@ func (l *life) kill(sb *smolvm.Sandbox) {
 	info, err := sb.Info(l.ctx)
 	l.ok(err)
 	l.ok(syscall.Kill(info.SupervisorPID, syscall.SIGKILL))
-	l.eventually("the supervisor dies", func() bool { return len(testenv.Processes(l.Home)) == 0 })
+	// The kernel gives its files back some time after the process has vanished.
+	l.eventually("the supervisor dies", func() bool { return !store.Locked(l.path(sb, "lock")) })
 }
 
 func (l *life) path(sb *smolvm.Sandbox, name string) string {

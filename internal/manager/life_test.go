@@ -197,6 +197,38 @@ var laws = []struct {
 		l.fails(<-started, smolvm.ErrUnavailable, "stopped while it came up")
 		l.is(sb, api.StateStopped, "")
 	}},
+	{"stop at any moment of a boot", func(l *life) {
+		sb := l.create(smolvm.Spec{})
+		for i := range 12 {
+			l.ok(sb.Stop(l.ctx, smolvm.StopOptions{GraceSeconds: -1}))
+			started := async(func() error { return sb.Start(l.ctx) })
+			time.Sleep(time.Duration(i) * 5 * time.Millisecond) // no event: every moment is meant
+			l.ok(sb.Stop(l.ctx, smolvm.StopOptions{GraceSeconds: -1}))
+			if err := <-started; err != nil && !errors.Is(err, smolvm.ErrUnavailable) && !errors.Is(err, smolvm.ErrConflict) {
+				l.Error(err)
+			}
+		}
+	}},
+	{"console is followed to its end", func(l *life) {
+		sb := l.create(smolvm.Spec{})
+		log := l.path(sb, "vm/console.log")
+		l.ok(os.WriteFile(log, []byte("one\ntwo\n"), 0o600))
+		var out bytes.Buffer
+		followed := async(func() error {
+			return sb.Console(l.ctx, &out, smolvm.ConsoleOptions{Tail: 1, Follow: true})
+		})
+		f, err := os.OpenFile(log, os.O_APPEND|os.O_WRONLY, 0)
+		l.ok(err)
+		defer f.Close()
+		for range 100 {
+			fmt.Fprintln(f, "more")
+		}
+		l.tell(sb, "poweroff")
+		l.ok(<-followed)
+		if got := out.String(); !strings.HasSuffix(got, "more\n") || strings.Contains(got, "one") || strings.Count(got, "more") > 100 {
+			l.Errorf("%q", got)
+		}
+	}},
 	{"stops race", func(l *life) {
 		sb := l.create(smolvm.Spec{})
 		var wg sync.WaitGroup

@@ -176,6 +176,7 @@ func (m *Manager) look(ctx context.Context, id string) (api.Sandbox, error) {
 		// Listed, so that it can be removed.
 		return api.Sandbox{ID: id, State: api.StateError, Reason: "its record cannot be read: " + err.Error()}, nil
 	}
+	refused := false
 	if store.Locked(dir.Lock()) {
 		var info api.Sandbox
 		quick, cancel := context.WithTimeout(ctx, lookTime)
@@ -187,10 +188,17 @@ func (m *Manager) look(ctx context.Context, id string) (api.Sandbox, error) {
 		if ctx.Err() != nil {
 			return info, context.Cause(ctx)
 		}
+		refused = quick.Err() == nil
 	}
 	var st control.Status
 	if err := store.ReadJSON(dir.State(), &st); err != nil {
 		st = control.Status{State: api.StateError, Reason: "its state cannot be read: " + err.Error()}
+	}
+	if refused && (st.State == api.StateRunning || st.State == api.StatePaused) {
+		// One that runs listens: this one has just died and has not let go yet.
+		dying, cancel := context.WithTimeout(ctx, lookTime)
+		defer cancel()
+		(&Handle{m: m, id: id}).waitFree(dying)
 	}
 	if store.Locked(dir.Lock()) {
 		return control.Describe(rec, st), nil // not listening yet, or not any more
