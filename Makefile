@@ -57,7 +57,7 @@ check: agent
 ## unit: tests that boot nothing
 unit: agent
 	@echo "== tests that boot nothing"
-	$(GO) test -skip '^(TestVM|Example)' -timeout 10m ./...
+	$(GO) test -short -skip '^(TestVM|Example)' -timeout 10m ./...
 
 ## vm: tests that boot machines
 vm: build

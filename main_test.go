@@ -1,6 +1,7 @@
 package smolvm_test
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"testing"
@@ -13,6 +14,10 @@ import (
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
+	flag.Parse()
+	if testing.Short() {
+		return m.Run() // nothing that boots is wanted
+	}
 	home, err := os.MkdirTemp("", "smolvm-example-*")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

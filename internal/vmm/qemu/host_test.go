@@ -100,7 +100,7 @@ func TestStrangeBinaries(t *testing.T) {
 	for name, c := range map[string]struct{ script, want string }{
 		"too old":     {`if [ "$1" = --version ]; then echo "QEMU emulator version 6.2.0"; else exit 1; fi`, "6.2.0 is too old"},
 		"fails":       {`if [ "$1" = --version ]; then echo "QEMU emulator version 7.2.0"; else echo no disk >&2; exit 3; fi`, "no disk"},
-		"talks other": {`echo hello >&3; echo bad; exit 0`, "bad"},
+		"talks other": {`echo bad; echo hello >&3; exit 0`, "bad"},
 		"old in QMP":  {`echo '{"QMP": {"version": {"qemu": {"major": 5}}}}' >&3; read x <&3; echo '{"return": {}, "id": 1}' >&3; exec sleep 60`, "5.0.0 is too old"},
 	} {
 		t.Run(name, func(t *testing.T) {

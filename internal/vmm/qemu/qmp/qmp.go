@@ -181,11 +181,15 @@ func (c *Client) send(ctx context.Context, r request) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	stop := context.AfterFunc(ctx, func() { c.conn.SetWriteDeadline(time.Unix(1, 0)) })
+	cut := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		c.conn.SetWriteDeadline(time.Unix(1, 0))
+		close(cut)
+	})
 	_, err = c.conn.Write(append(b, '\n'))
-	if !stop() && err == nil {
-		// The deadline is set, or about to be: no later write can be trusted.
-		err = context.Cause(ctx)
+	if !stop() {
+		<-cut // the deadline stands now, and would fail the next write
+		c.conn.SetWriteDeadline(time.Time{})
 	}
 	if err != nil {
 		c.conn.Close()
