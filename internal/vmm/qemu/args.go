@@ -104,8 +104,6 @@ func tcgKernelArgs() []string {
 		"tsc=reliable",
 		// 0.4 s of a boot: the known-answer tests of each cipher.
 		"cryptomgr.notests",
-		// 0.3 s of a boot: gives the enumerations in trace events their names.
-		"initcall_blacklist=trace_eval_init",
 		// Return trampolines, which TCG cannot predict, against leaks of a processor
 		// that is not there.
 		"mitigations=off",

@@ -8,7 +8,7 @@
 //	!disks      one line: name:bytes:ro|rw of each virtio disk, separated by spaces
 //	!cpus       the number of CPUs that are online
 //	!clock      nanoseconds of its monotonic clock
-//	!flood N    writes N MiB to the console, then answers "flooded"
+//	!flood N    writes N KiB to the console, then answers "flooded"
 //	!poweroff   powers off
 //	!reboot     resets the machine
 //	!panic      makes the kernel panic
@@ -177,13 +177,13 @@ func disks() string {
 	return strings.Join(out, " ")
 }
 
-func flood(mib string) string {
-	n, err := strconv.Atoi(mib)
+func flood(kib string) string {
+	n, err := strconv.Atoi(kib)
 	if err != nil {
 		return err.Error()
 	}
-	line := strings.Repeat("flood ", 170) + "\n"
-	for range n << 10 {
+	line := strings.Repeat("flood ", 170) + "end\n" // 1 KiB
+	for range n {
 		if _, err := os.Stdout.WriteString(line); err != nil {
 			return err.Error()
 		}
