@@ -52,6 +52,7 @@ func TestCheckRefusesBadSpecs(t *testing.T) {
 		"env name":           {func(s *Spec) { s.Env = map[string]string{"A=B": "c"} }, ErrInvalid},
 		"env without name":   {func(s *Spec) { s.Env = map[string]string{"": "c"} }, ErrInvalid},
 		"NUL in env":         {func(s *Spec) { s.Env = map[string]string{"A": "\x00"} }, ErrInvalid},
+		"env of other bytes": {func(s *Spec) { s.Env = map[string]string{"A": "\xff"} }, ErrInvalid},
 		"many env":           {func(s *Spec) { s.Env = many }, ErrExhausted},
 		"large env":          {func(s *Spec) { s.Env = map[string]string{"A": strings.Repeat("x", MaxEnvBytes)} }, ErrExhausted},
 		"label":              {func(s *Spec) { s.Labels = map[string]string{"": "x"} }, ErrInvalid},

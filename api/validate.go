@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // NamePattern is what a sandbox's name looks like.
@@ -103,6 +104,11 @@ func CheckEnv(env map[string]string) error {
 		if strings.ContainsRune(v, 0) {
 			return Errorf(Invalid, "value of environment variable %q holds a NUL byte", k)
 		}
+		// JSON would change it silently on its way.
+		if !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return Errorf(Invalid, "environment variable %q is not UTF-8 text", k).
+				WithRecovery("Put other bytes into a file in the sandbox.")
+		}
 		total += len(k) + len(v)
 	}
 	if total > MaxEnvBytes {
@@ -126,7 +132,7 @@ func checkLabels(labels map[string]string) error {
 		return Errorf(Exhausted, "%d labels are more than %d", len(labels), MaxLabels)
 	}
 	for k, v := range labels {
-		if k == "" || len(k) > 128 || len(v) > 1024 || strings.ContainsAny(k, "=\x00\n") {
+		if k == "" || len(k) > 128 || len(v) > 1024 || !utf8.ValidString(k+v) || strings.ContainsAny(k, "=\x00\n") {
 			return Errorf(Invalid, "label %.80q is not valid", k).
 				WithRecovery("Use KEY=VALUE with a key of up to 128 bytes and a value of up to 1024.")
 		}

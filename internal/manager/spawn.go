@@ -174,11 +174,12 @@ func (m *Manager) attend(r io.Reader) (api.Sandbox, error) {
 // files, its tools and registries, and none of the client's secrets.
 func superviseEnv(s store.Store, env []string) []string {
 	keep := []string{"PATH", "HOME", "TMPDIR", "LANG", "DOCKER_CONFIG", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
-		"http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"}
+		"http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR",
+		"SMOLVM_AGENT", "SMOLVM_BASE_IMAGE"} // named one by one: a later variable may hold a key
 	out := []string{store.EnvHome + "=" + s.Root()}
 	for _, kv := range env {
 		k, _, _ := strings.Cut(kv, "=")
-		if k != store.EnvHome && (strings.HasPrefix(k, "SMOLVM_") || slices.Contains(keep, k)) {
+		if slices.Contains(keep, k) {
 			out = append(out, kv)
 		}
 	}
