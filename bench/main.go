@@ -76,7 +76,7 @@ func host(ctx context.Context) string {
 	if err != nil {
 		return err.Error()
 	}
-	return fmt.Sprintf("%s, %d processors, Linux %s, QEMU %s with %s, load %s, %s", cpu,
+	return fmt.Sprintf("%s, %d processors, Linux %s, %s with %s, load %s, %s", cpu,
 		strings.Count(string(info), "processor\t"), strings.TrimSpace(string(release)),
 		caps.Version, caps.Accel, strings.Fields(string(load))[0], time.Now().Format(time.DateOnly))
 }

@@ -95,7 +95,7 @@ func checkVMM(c vmm.Capabilities, err error) Check {
 	if err != nil {
 		return failed("qemu", err, fixSetup)
 	}
-	return Check{Name: "qemu", Status: OK, Detail: fmt.Sprintf("version %s, %s", c.Version, c.Binary)}
+	return Check{Name: "qemu", Status: OK, Detail: fmt.Sprintf("%s, %s", c.Version, c.Binary)}
 }
 
 func checkKVM(c vmm.Capabilities) Check {

@@ -105,7 +105,7 @@ const (
 
 // Capabilities is what a driver can do on this host.
 type Capabilities struct {
-	Version   string        // of the VMM, such as "7.2.22"
+	Version   string        // name and version of the VMM, such as "QEMU 7.2.22"
 	Binary    string        // path of the VMM's program; empty where there is none
 	Accel     api.Accel     // what AccelAuto resolves to
 	Isolation api.Isolation // what Accel gives
@@ -145,7 +145,7 @@ type Info struct {
 	PID     int // of the VMM; 0 where there is no process
 	Accel   api.Accel
 	Machine string // the VMM's machine type, such as "q35"
-	Version string // of the VMM
+	Version string // name and version of the VMM
 	Started time.Time
 	Console string // path of the guest's console log; empty where there is none
 }

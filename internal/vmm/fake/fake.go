@@ -36,7 +36,7 @@ const (
 )
 
 // Version is the version that the fake reports.
-const Version = "1.0.0"
+const Version = "fake 1.0.0"
 
 // Driver makes fake machines. The zero value is ready; its guest sends back what
 // it receives. It must not be copied.

@@ -48,7 +48,7 @@ func (d *Driver) Probe(ctx context.Context) (vmm.Capabilities, error) {
 	if err := checkVersion(version); err != nil {
 		return vmm.Capabilities{}, err
 	}
-	c := vmm.Capabilities{Version: version.String(), Binary: binary, Accel: api.AccelKVM}
+	c := vmm.Capabilities{Version: "QEMU " + version.String(), Binary: binary, Accel: api.AccelKVM}
 	if err := checkKVM(); err != nil {
 		c.Accel, c.NoKVM = api.AccelTCG, err.Error()
 	}
@@ -114,7 +114,7 @@ func start(ctx context.Context, binary string, p plan) (vmm.Machine, error) {
 	if err := checkVersion(m.qmp.Version()); err != nil {
 		return nil, err
 	}
-	m.info.Version = m.qmp.Version().String()
+	m.info.Version = "QEMU " + m.qmp.Version().String()
 	u.Success()
 	return m, nil
 }
