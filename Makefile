@@ -37,6 +37,11 @@ build: agent
 install: build
 	install -D $(BIN) $(PREFIX)/bin/smolvm
 
+# What tests and measurements need beyond Go: QEMU, a kernel, the default image.
+ready: build
+	@echo "== what is missing here"
+	$(BIN) setup
+
 # Built beside and moved, so that nobody embeds half of it.
 agent:
 	$(BUILD) -ldflags "-s -w" -o bin/smolvm-agent ./cmd/smolvm-agent
@@ -55,19 +60,17 @@ check: agent
 	$(GO) test -count 1 ./internal/archtest
 
 ## unit: tests that boot nothing
-unit: agent
+unit: ready
 	@echo "== tests that boot nothing"
 	$(GO) test -short -skip '^(TestVM|Example)' -timeout 10m ./...
 
 ## vm: tests that boot machines
-vm: build
+vm: ready
 	@echo "== tests that boot machines"
-	$(BIN) setup
 	SMOLVM_TEST_BIN=$(CURDIR)/$(BIN) $(GO) test -p 1 -count 1 -run '^(TestVM|Example)' -timeout 50m $(VMPKGS)
 
 ## bench: measure, on machines that are real
-bench: build
-	$(BIN) setup
+bench: ready
 	SMOLVM_BIN=$(CURDIR)/$(BIN) $(GO) run ./bench
 
 ## fuzz: fuzz every parser for FUZZTIME (20s)
@@ -81,4 +84,4 @@ fuzz:
 docs:
 	$(GO) test ./internal/cli -run '^TestReference$$' -update
 
-.PHONY: help demo build install agent test check unit vm bench fuzz docs
+.PHONY: help demo build install agent ready test check unit vm bench fuzz docs
