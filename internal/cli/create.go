@@ -51,8 +51,12 @@ func describe(ctx context.Context, sb *smolvm.Sandbox) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
+	return described(info), nil
+}
+
+func described(info smolvm.Info) outcome {
 	return outcome{
 		data: sandboxData{info},
 		text: func(w io.Writer) { fmt.Fprintln(w, clean(info.Name)) },
-	}, nil
+	}
 }

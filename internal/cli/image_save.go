@@ -4,12 +4,8 @@ import (
 	"context"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
-
-	"github.com/smolvm/smolvm/api"
-	"github.com/smolvm/smolvm/internal/image"
 )
 
 type imageSaveData struct {
@@ -52,33 +48,16 @@ func (a *app) imageSave(ctx context.Context, refs []string, output string) (outc
 	if toStdout {
 		return outcome{}, im.Save(ctx, refs, a.Out, a.progress.report)
 	}
-	n, err := saveFile(ctx, im, refs, output, a.progress.report)
+	d := imageSaveData{Images: refs, Output: output}
+	err = writeWhole(output, 0o644, func(f *os.File) error {
+		if err := im.Save(ctx, refs, f, a.progress.report); err != nil {
+			return err
+		}
+		d.Bytes, err = f.Seek(0, io.SeekCurrent)
+		return err
+	})
 	if err != nil {
 		return outcome{}, err
 	}
-	return outcome{data: imageSaveData{refs, output, n}}, nil
-}
-
-// saveFile writes an archive beside its place and moves it there at the end.
-func saveFile(ctx context.Context, im *image.Images, refs []string, path string, report func(image.Progress)) (int64, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".smolvm-*")
-	if err != nil {
-		return 0, api.Errorf(api.Invalid, "save images: %w", err)
-	}
-	defer os.Remove(f.Name()) // fails, rightly, once renamed
-	defer f.Close()
-	if err := im.Save(ctx, refs, f, report); err != nil {
-		return 0, err
-	}
-	n, err := f.Seek(0, io.SeekCurrent)
-	if err != nil {
-		return 0, api.Errorf(api.Internal, "save images: %w", err)
-	}
-	if err := f.Close(); err != nil {
-		return 0, api.Errorf(api.Exhausted, "save images: %w", err)
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return 0, api.Errorf(api.Invalid, "save images: %w", err)
-	}
-	return n, nil
+	return outcome{data: d}, nil
 }

@@ -26,20 +26,25 @@ yet on its disk is lost.`,
   smolvm kill web`,
 		Args:              cobra.RangeArgs(1, 2),
 		ValidArgsFunction: completeWith(a.completeSandboxes, 1),
-		RunE: a.do(func(ctx context.Context, args []string) (outcome, error) {
-			sb, err := a.sandbox(ctx, args[0])
-			if err != nil {
-				return outcome{}, err
-			}
-			if len(args) == 2 {
-				err := sb.SignalProcess(ctx, args[1], signal)
-				return outcome{data: killData{args[1], signal}}, err
-			}
-			if err := sb.Stop(ctx, smolvm.StopOptions{GraceSeconds: -1}); err != nil {
-				return outcome{}, err
-			}
-			return describe(ctx, sb)
-		}),
+	}
+	powerOff := a.onOne(func(ctx context.Context, sb *smolvm.Sandbox) error {
+		return sb.Stop(ctx, smolvm.StopOptions{GraceSeconds: -1})
+	})
+	signalOne := a.do(func(ctx context.Context, args []string) (outcome, error) {
+		sb, err := a.sandbox(ctx, args[0])
+		if err != nil {
+			return outcome{}, err
+		}
+		if err := sb.SignalProcess(ctx, args[1], signal); err != nil {
+			return outcome{}, err
+		}
+		return outcome{data: killData{args[1], signal}}, nil
+	})
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 1 {
+			return powerOff(cmd, args)
+		}
+		return signalOne(cmd, args)
 	}
 	cmd.Flags().StringVarP(&signal, "signal", "s", "SIGTERM", "signal for the process")
 	fixed(cmd, "signal", "SIGTERM", "SIGKILL", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")

@@ -2,26 +2,46 @@ package cli
 
 import (
 	"context"
+	"errors"
 
 	"github.com/spf13/cobra"
 
 	"github.com/smolvm/smolvm"
+	"github.com/smolvm/smolvm/api"
 )
 
 // act is one thing that is done to one sandbox.
 type act func(ctx context.Context, sb *smolvm.Sandbox) error
 
+// actOn does something to the sandbox of an id or name, and describes it then.
+func (a *app) actOn(ctx context.Context, ref string, f act) (smolvm.Info, error) {
+	sb, err := a.sandbox(ctx, ref)
+	if err != nil {
+		return smolvm.Info{}, err
+	}
+	before, err := sb.Info(ctx)
+	if err != nil {
+		return smolvm.Info{}, err
+	}
+	if err := f(ctx, sb); err != nil {
+		return smolvm.Info{}, err
+	}
+	info, err := sb.Info(ctx)
+	if before.Ephemeral && errors.Is(err, api.ErrNotFound) {
+		before.State = api.StateStopped // and, with that, removed
+		return before, nil
+	}
+	return info, err
+}
+
 // onOne runs an act on the sandbox that the first argument names.
 func (a *app) onOne(f act) func(*cobra.Command, []string) error {
 	return a.do(func(ctx context.Context, args []string) (outcome, error) {
-		sb, err := a.sandbox(ctx, args[0])
+		info, err := a.actOn(ctx, args[0], f)
 		if err != nil {
 			return outcome{}, err
 		}
-		if err := f(ctx, sb); err != nil {
-			return outcome{}, err
-		}
-		return describe(ctx, sb)
+		return described(info), nil
 	})
 }
 

@@ -99,14 +99,7 @@ func (a *app) newOldAct(verb, short string, f act) *cobra.Command {
 }
 
 func (a *app) oldAct(ctx context.Context, ref string, f act) (outcome, error) {
-	sb, err := a.sandbox(ctx, ref)
-	if err != nil {
-		return outcome{}, err
-	}
-	if err := f(ctx, sb); err != nil {
-		return outcome{}, err
-	}
-	info, err := sb.Info(ctx)
+	info, err := a.actOn(ctx, ref, f)
 	if err != nil {
 		return outcome{}, err
 	}

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -91,18 +90,8 @@ func download(ctx context.Context, sb *smolvm.Sandbox, d oldFileData, parents bo
 			return api.Errorf(api.Invalid, "download: %w", err)
 		}
 	}
-	tmp, err := os.CreateTemp(dir, ".smolvm-*")
-	if err != nil {
-		return api.Errorf(api.Invalid, "download: %w", err)
-	}
-	defer os.Remove(tmp.Name()) // fails, rightly, once renamed
-	_, err = io.Copy(tmp, r)
-	err = errors.Join(err, tmp.Chmod(os.FileMode(info.Mode&0o777)), tmp.Close())
-	if err != nil {
+	return writeWhole(d.Local, os.FileMode(info.Mode&0o777), func(f *os.File) error {
+		_, err := io.Copy(f, r)
 		return err
-	}
-	if err := os.Rename(tmp.Name(), d.Local); err != nil {
-		return api.Errorf(api.Invalid, "download: %w", err)
-	}
-	return nil
+	})
 }

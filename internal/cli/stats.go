@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -40,6 +41,9 @@ every running sandbox is shown.`,
 			d := statsData{Sandboxes: []sandboxStats{}}
 			for _, sb := range list {
 				s, err := measure(ctx, sb)
+				if len(args) == 0 && (errors.Is(err, api.ErrNotFound) || errors.Is(err, api.ErrUnavailable)) {
+					continue // nobody asked for this one, and it ended meanwhile
+				}
 				if err != nil {
 					return outcome{}, err
 				}
