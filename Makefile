@@ -62,12 +62,17 @@ check: agent
 ## unit: tests that boot nothing
 unit: ready
 	@echo "== tests that boot nothing"
-	$(GO) test -short -skip '^(TestVM|Example)' -timeout 10m ./...
+	$(GO) test -short -skip '^(TestVM|TestKVM|Example)' -timeout 10m ./...
 
 ## vm: tests that boot machines
 vm: ready
 	@echo "== tests that boot machines"
 	SMOLVM_TEST_BIN=$(CURDIR)/$(BIN) $(GO) test -p 1 -count 1 -run '^(TestVM|Example)' -timeout 50m $(VMPKGS)
+
+## test-kvm: check the driver under KVM; without one, in a guest that has one
+test-kvm: build
+	$(BIN) setup
+	$(GO) test -count 1 -run '^TestKVM' -timeout 30m ./internal/vmm/qemu
 
 ## bench: measure, on machines that are real
 bench: ready
@@ -84,4 +89,6 @@ fuzz:
 docs:
 	$(GO) test ./internal/cli -run '^TestReference$$' -update
 
+
+.PHONY: test-kvm
 .PHONY: help demo build install agent ready test check unit vm bench fuzz docs

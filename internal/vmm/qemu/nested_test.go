@@ -24,10 +24,10 @@ import (
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
-// TestVMNestedKVM holds the driver under KVM to the law on hosts without KVM. TCG
+// TestKVMNested holds the driver under KVM to the law on hosts without KVM. TCG
 // emulates AMD's SVM, so a guest that has loaded kvm-amd has a /dev/kvm that
 // works. In such a guest this test binary is the init and runs TestVM.
-func TestVMNestedKVM(t *testing.T) {
+func TestKVMNested(t *testing.T) {
 	k, err := currentKernel(t.Context())
 	if err != nil {
 		t.Fatal(err)
