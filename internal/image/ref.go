@@ -35,6 +35,9 @@ func parseRef(s string) (name.Reference, error) {
 		return nil, api.Errorf(api.Invalid, "image reference of %d bytes: longer than %d", len(s), maxRef)
 	}
 	r, err := name.ParseReference(s)
+	if err == nil && (strings.HasPrefix(s, ".") || strings.HasPrefix(s, "/")) {
+		err = errors.New("it looks like a path") // else ".." is asked for as a registry
+	}
 	if err != nil {
 		return nil, api.Errorf(api.Invalid, "image reference %q: %w", s, err).
 			WithRecovery("Write NAME, NAME:TAG or REGISTRY/NAME:TAG, in lower case.")

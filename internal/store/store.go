@@ -77,7 +77,7 @@ func (s Store) checkVersion() error {
 	path := filepath.Join(s.root, "version")
 	b, err := os.ReadFile(path)
 	if os.IsNotExist(err) {
-		return WriteFile(path, []byte(strconv.Itoa(Version)+"\n"), 0o600)
+		return s.writeVersion(path)
 	}
 	if err != nil {
 		return api.Errorf(api.Unavailable, "read state version: %w", err)
@@ -89,6 +89,23 @@ func (s Store) checkVersion() error {
 			WithRecovery("Use the smolvm that wrote it, or set %s to another directory.", EnvHome)
 	}
 	return nil
+}
+
+// writeVersion makes the version file by way of tmp/, which is swept where its
+// maker died half-way.
+func (s Store) writeVersion(path string) error {
+	c, err := s.Scratch("version")
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := WriteFile(c.Path("version"), []byte(strconv.Itoa(Version)+"\n"), 0o600); err != nil {
+		return err
+	}
+	if err := os.Rename(c.Path("version"), path); err != nil {
+		return err
+	}
+	return SyncDir(s.root)
 }
 
 // Root returns the state directory itself.
