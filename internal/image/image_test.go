@@ -150,7 +150,7 @@ func TestResolve(t *testing.T) {
 	}
 	for ref, want := range map[string]error{
 		"my/app": api.ErrNotFound, "nothing": api.ErrNotFound, "": api.ErrInvalid, "UPPER": api.ErrInvalid,
-		"sha256:" + strings.Repeat("0", 64): api.ErrNotFound, "a b": api.ErrInvalid, "../../etc": api.ErrNotFound,
+		"sha256:" + strings.Repeat("0", 64): api.ErrNotFound, "a b": api.ErrInvalid, "../../etc": api.ErrInvalid,
 		strings.Repeat("x", 2000): api.ErrInvalid, "sha256:xyz": api.ErrNotFound,
 	} {
 		if _, err := im.Resolve(t.Context(), ref); !errors.Is(err, want) {
