@@ -30,6 +30,10 @@ func NewClient(socket string) *Client { return &Client{socket} }
 // ErrNoSupervisor is in the tree of errors of calls that found nobody listening.
 var ErrNoSupervisor = errors.New("no supervisor answers")
 
+// ErrEnded is in the tree of errors of calls that a supervisor took, or left in
+// its socket's queue, and did not answer because it ended.
+var ErrEnded = errors.New("it ended meanwhile")
+
 func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 	conn, err := sockpath.Dial(ctx, c.socket)
 	if err != nil && ctx.Err() == nil {
@@ -68,7 +72,7 @@ func (c *Client) Call(ctx context.Context, route string, in, out any) error {
 		if errors.Is(err, ErrNoSupervisor) {
 			return err
 		}
-		return api.Errorf(api.Unavailable, "ask the sandbox's supervisor: it ended meanwhile: %w", err)
+		return api.Errorf(api.Unavailable, "ask the sandbox's supervisor: %w", ErrEnded)
 	}
 	defer res.Body.Close()
 	return readAnswer(res, out)

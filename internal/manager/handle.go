@@ -121,7 +121,7 @@ func (h *Handle) Stop(ctx context.Context, o api.Stop) error {
 			h.cut()
 			return h.waitFree(ctx)
 		}
-		if !errors.Is(err, control.ErrNoSupervisor) {
+		if !errors.Is(err, control.ErrNoSupervisor) && !errors.Is(err, control.ErrEnded) {
 			return err
 		}
 		if !store.Locked(h.dir().Lock()) {
