@@ -191,8 +191,20 @@ func (h *Handle) end(ctx context.Context) error {
 	}
 	quick, cancel := context.WithTimeout(ctx, killTime)
 	defer cancel()
-	if h.call(quick, control.RouteKill, nil, nil) == nil && h.waitFree(quick) == nil {
-		return nil
+	for wait := newPatience(); ; {
+		err := h.call(quick, control.RouteKill, nil, nil)
+		if err == nil && h.waitFree(quick) == nil {
+			return nil
+		}
+		// One that does not listen may be on its way out, and must not be killed
+		// while it removes its files.
+		leaving := errors.Is(err, control.ErrNoSupervisor) || errors.Is(err, control.ErrEnded)
+		if !leaving || wait.more(quick) != nil {
+			break
+		}
+		if !store.Locked(h.dir().Lock()) {
+			return nil
+		}
 	}
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
