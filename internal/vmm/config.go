@@ -15,7 +15,7 @@ import (
 // before anything else.
 func (c Config) Validate() error {
 	for _, check := range []func() error{
-		c.validName, c.validSizes, c.validArgs, c.validDir, c.validBoot, c.validDisks,
+		c.validName, c.validSizes, c.validArgs, c.validDir, c.validBoot, c.validMemory, c.validDisks,
 	} {
 		if err := check(); err != nil {
 			return api.Errorf(api.Invalid, "start machine %q: %w", c.Name, err)
@@ -69,6 +69,9 @@ func (c Config) validDir() error {
 }
 
 func (c Config) validBoot() error {
+	if c.Restore != nil {
+		return regular("device state", c.Restore.Devices)
+	}
 	if err := regular("kernel", c.Kernel); err != nil {
 		return err
 	}
@@ -88,6 +91,29 @@ func (c Config) validBoot() error {
 	return nil
 }
 
+func (c Config) validMemory() error {
+	if c.Memory == nil {
+		if c.Restore != nil {
+			return fmt.Errorf("a machine to be continued needs the file of its memory")
+		}
+		return nil
+	}
+	if c.Memory.Shared && c.Restore != nil {
+		return fmt.Errorf("a machine to be continued must not write to the file of its memory")
+	}
+	if err := regular("memory", c.Memory.Path); err != nil {
+		return err
+	}
+	fi, err := os.Stat(c.Memory.Path)
+	if err != nil {
+		return fmt.Errorf("memory: %w", err)
+	}
+	if want := int64(c.MemoryMiB) << 20; fi.Size() != want {
+		return fmt.Errorf("the file of the memory has %d bytes, not %d", fi.Size(), want)
+	}
+	return nil
+}
+
 func (c Config) validDisks() error {
 	if len(c.Disks) > MaxDisks {
 		return fmt.Errorf("%d disks, the most is %d", len(c.Disks), MaxDisks)
@@ -98,6 +124,27 @@ func (c Config) validDisks() error {
 		}
 		if d.Format != Raw && d.Format != Qcow2 {
 			return fmt.Errorf("disk %d: format %q is not known", i, d.Format)
+		}
+		if err := d.validBacking(); err != nil {
+			return fmt.Errorf("disk %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+func (d Disk) validBacking() error {
+	if len(d.Backing) > 0 && d.Format != Qcow2 {
+		return fmt.Errorf("a disk of format %s has no backing files", d.Format)
+	}
+	for i, l := range d.Backing {
+		if err := regular(fmt.Sprintf("backing file %d", i), l.Path); err != nil {
+			return err
+		}
+		if l.Format != Raw && l.Format != Qcow2 {
+			return fmt.Errorf("backing file %d: format %q is not known", i, l.Format)
+		}
+		if l.Format == Raw && i < len(d.Backing)-1 {
+			return fmt.Errorf("backing file %d of format %s cannot have others below it", i, l.Format)
 		}
 	}
 	return nil

@@ -37,6 +37,26 @@
 // Kill. Only the console log stays, until the next Start in the same directory.
 // The VMM also ends when the process that called Start dies, however it dies.
 //
+// # Saving and continuing
+//
+// A machine whose Config has a Memory can be saved, and continued by other
+// machines as often as one likes, if its driver is a [Restorer]. A saved machine
+// is three things: its memory (the file of Config.Memory as it was, and the pages
+// that differ), its devices (a file that [Saver] writes), and its disks.
+//
+// A Start with Config.Restore continues a saved machine instead of booting one:
+// the machine is then paused, its devices are as they were saved, its memory is
+// the file of Config.Memory changed by Restore.Fill. Resume lets it go on where
+// the saved one stood. Its channel is closed: the guest sees that its host went
+// and another came. Kernel, Initrd and Args are not used and may be empty.
+// Everything else of the Config must mean the same machine as that of the saved
+// one (the contents of disks included), and its [Restorer] must give the same
+// fingerprint. A device state that cannot be loaded is an error of class Invalid
+// with the code [CodeState].
+//
+// When Resume has returned the guest runs: what is written to the channel from
+// then on is not lost.
+//
 // Package vmmtest states all this as tests; every driver runs them.
 package vmm
 
@@ -56,6 +76,10 @@ const ChannelName = "dev.smolvm.agent"
 // CodeReset is the code of the error of a machine whose guest reset itself.
 const CodeReset = "guest_reset"
 
+// CodeState is the code of the error of a device state that cannot be loaded: it
+// is damaged, or another VMM's, or another machine's.
+const CodeState = "bad_state"
+
 // Config describes a machine. All fields without a note are required. Validate
 // says what is wrong with one. All files must exist before Start and stay until
 // the machine has ended.
@@ -72,6 +96,9 @@ type Config struct {
 	Disks  []Disk // in guest order: vda, vdb, ...; may be empty
 
 	Accel api.Accel // empty means AccelAuto, which Start resolves
+
+	Memory  *Memory  // the file behind guest memory; nil: memory without a file, which cannot be saved
+	Restore *Restore // what to continue; nil: boot. Needs a private Memory
 
 	// NoSeccomp leaves QEMU's own system call filter off. Only for hosts that
 	// forbid seccomp.
@@ -93,6 +120,71 @@ type Disk struct {
 	Path     string
 	Format   DiskFormat
 	ReadOnly bool
+	// Backing are the files below a qcow2 file, the next one first: what a file
+	// has not is looked for in the one below. They are never written. What the
+	// files themselves say of their backing is not followed.
+	Backing []Layer
+}
+
+// Layer is one file below a disk's own.
+type Layer struct {
+	Path   string
+	Format DiskFormat
+}
+
+// Memory is the file behind a machine's memory: sparse, of exactly MemoryMiB,
+// made by the caller.
+type Memory struct {
+	Path string
+	// Shared writes what the guest writes into the file, which is then what a
+	// private machine can begin with. A private machine reads from the file what
+	// the guest has not written, and leaves it as it is; many may share one. The
+	// file must not change while one runs.
+	Shared bool
+}
+
+// Restore says what saved machine to continue.
+type Restore struct {
+	Devices string // path of the file that SaveDevices wrote
+	// Fill brings memory from what the file holds to what the saved machine's
+	// was, before any device is loaded. Nil: the file is as it was. An error of
+	// Fill fails the start.
+	Fill func(Region) error
+}
+
+// Region is where guest memory lies: in the address space of a process on this
+// host, in one piece. The first byte is that of the file behind it. Whoever may
+// trace the process can read and write it there.
+type Region struct {
+	PID  int
+	Addr uint64 // in that process; a multiple of the page size
+	Size int64  // bytes
+}
+
+// Restorer is a Driver that can save and continue machines.
+type Restorer interface {
+	Driver
+	// Fingerprint identifies all that a saved machine depends on beside the files
+	// and sizes in c: the VMM's program, the accelerator, the processor model, and
+	// the shape that the driver gives to machines such as c. Two Configs with one
+	// fingerprint may continue each other's saved machines. It starts no process
+	// and takes well below a millisecond.
+	Fingerprint(c Config) (string, error)
+}
+
+// Saver is a Machine that can be saved. The methods may be called while it is
+// paused; class Conflict while it runs.
+type Saver interface {
+	Machine
+	// SaveDevices writes the state of all devices, without memory, to a new file.
+	SaveDevices(ctx context.Context, path string) error
+	// Region tells where guest memory lies. It is valid until the machine ends.
+	Region() (Region, error)
+	// Layer sends what the guest writes to a disk from now on to a new file, made
+	// by the caller: an empty qcow2 of the disk's size. The disk's own file becomes
+	// its first backing layer and does not change any more; it is complete when
+	// Layer returns. The disk must be writable. After an error the disk is as before.
+	Layer(ctx context.Context, disk int, path string) error
 }
 
 // DiskFormat is the format of a disk's file.
