@@ -48,6 +48,9 @@ type Client struct {
 	// "pull base", and done and total in bytes where they are known, else zero.
 	// It may be called from several goroutines. Nil: nobody is told.
 	Progress func(step string, done, total int64)
+	// TemplateBudgetMiB bounds what templates take on disk: making a new one removes
+	// those that were not used for longest. Zero: api.DefaultTemplateBudgetMiB.
+	TemplateBudgetMiB int
 }
 
 // Create makes a sandbox with the default client.
@@ -126,5 +129,7 @@ func (c *Client) manager() (*manager.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	return manager.New(s, manager.Options{Binary: c.Binary, Progress: c.Progress}), nil
+	return manager.New(s, manager.Options{
+		Binary: c.Binary, Progress: c.Progress, TemplateBudgetMiB: c.TemplateBudgetMiB,
+	}), nil
 }

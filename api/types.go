@@ -15,6 +15,11 @@ type Spec struct {
 
 	TTLSeconds         float64 `json:"ttl_seconds,omitempty"`          // removed after it; zero: never
 	IdleTimeoutSeconds float64 `json:"idle_timeout_seconds,omitempty"` // stopped after it without a client; zero: never
+	IdleAction         string  `json:"idle_action,omitempty"`          // at its end: IdleStop (also if empty) or IdleHibernate
+
+	FromSnapshot string `json:"from_snapshot,omitempty"` // snapshot to continue; image and sizes are then its own
+	NoTemplate   bool   `json:"no_template,omitempty"`   // boot, even where a template could be continued
+	Checkpoint   string `json:"checkpoint,omitempty"`    // CheckpointNever or CheckpointEachCommand
 
 	MinIsolation Isolation `json:"min_isolation,omitempty"` // refused where the host gives less; empty: any
 	Accel        Accel     `json:"accel,omitempty"`         // empty: AccelAuto
@@ -48,16 +53,18 @@ type State string
 
 // The states of a sandbox.
 const (
-	StateCreating State = "creating" // booting, for the first time or again
-	StateRunning  State = "running"
-	StatePaused   State = "paused"  // in memory, not executing
-	StateStopped  State = "stopped" // no process; the disk is kept
-	StateError    State = "error"   // its VM or supervisor died; start and rm work
+	StateCreating   State = "creating" // coming up, for the first time or again
+	StateRunning    State = "running"
+	StatePaused     State = "paused"     // in memory, not executing
+	StateHibernated State = "hibernated" // on disk, processes included; start continues them
+	StateStopped    State = "stopped"    // no process; the disk is kept
+	StateError      State = "error"      // its VM or supervisor died; start and rm work
+	StatePooled     State = "pooled"     // waits in a pool; not listed
 )
 
-// States lists all states.
+// States lists the states of sandboxes that are listed.
 func States() []State {
-	return []State{StateCreating, StateRunning, StatePaused, StateStopped, StateError}
+	return []State{StateCreating, StateRunning, StatePaused, StateHibernated, StateStopped, StateError}
 }
 
 // Sandbox describes a sandbox.
@@ -78,6 +85,12 @@ type Sandbox struct {
 	Expires   time.Time         `json:"expires,omitzero"` // by its time to live
 
 	IdleTimeoutSeconds float64 `json:"idle_timeout_seconds,omitempty"`
+	IdleAction         string  `json:"idle_action,omitempty"`
+	Checkpoint         string  `json:"checkpoint,omitempty"`
+
+	// Origin says what it was made of: "boot", "template", "snapshot NAME", "fork
+	// ID" or "pool".
+	Origin string `json:"origin,omitempty"`
 
 	// Known while the sandbox has a VM.
 	Isolation     Isolation `json:"isolation,omitempty"`
@@ -190,6 +203,9 @@ type Stop struct {
 	// GraceSeconds is the time that processes have between SIGTERM and SIGKILL.
 	// Zero: DefaultGrace. Negative: none, the VM is killed at once.
 	GraceSeconds float64 `json:"grace_seconds,omitempty"`
+	// Hibernate saves memory and processes instead of ending them. The sandbox
+	// takes no memory then, and continues at its next start or command.
+	Hibernate bool `json:"hibernate,omitempty"`
 }
 
 // DefaultGrace is enough for a database to write its log out and short enough

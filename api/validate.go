@@ -77,10 +77,36 @@ func (s Spec) Check() error {
 	if _, err := ParseAccel(string(s.Accel)); err != nil {
 		return err
 	}
+	if err := s.checkSaved(); err != nil {
+		return err
+	}
 	if err := CheckEnv(s.Env); err != nil {
 		return err
 	}
 	return checkLabels(s.Labels)
+}
+
+// checkSaved checks what has to do with saving and continuing.
+func (s Spec) checkSaved() error {
+	if s.FromSnapshot != "" {
+		if err := CheckName(s.FromSnapshot); err != nil {
+			return Errorf(Invalid, "snapshot: %w", err)
+		}
+	}
+	switch s.IdleAction {
+	case "", IdleStop, IdleHibernate:
+	default:
+		return Errorf(Invalid, "idle action %.80q is not known", s.IdleAction).WithRecovery("Use stop or hibernate.")
+	}
+	if s.IdleAction == IdleHibernate && s.Ephemeral {
+		return Errorf(Invalid, "an ephemeral sandbox cannot hibernate: it ends with its client").
+			WithRecovery("Leave out one of the two.")
+	}
+	switch s.Checkpoint {
+	case CheckpointNever, CheckpointEachCommand:
+		return nil
+	}
+	return Errorf(Invalid, "checkpoint %.80q is not known", s.Checkpoint).WithRecovery("Use %s.", CheckpointEachCommand)
 }
 
 // TTL is TTLSeconds as a duration.

@@ -96,7 +96,48 @@ const (
 	RouteStats   = "GET /v1/stats"   // -> api.Stats
 	RouteStream  = "POST /v1/stream" // switches to StreamProtocol
 	RouteWait    = "GET /v1/wait"    // answers when the VM has ended -> api.Sandbox
+
+	RoutePoint      = "POST /v1/point"      // Point: saves the sandbox -> Pointed
+	RouteCheckpoint = "POST /v1/checkpoint" // api.Checkpoint -> api.Step
+	RouteRewind     = "POST /v1/rewind"     // Rewind -> api.Sandbox
+	RouteClaim      = "POST /v1/claim"      // switches to ClaimProtocol
 )
+
+// ClaimProtocol is the upgrade that RouteClaim asks for. The client sends a
+// Create; the pool's member answers with Birth lines, and takes the connection
+// for the client's lifeline.
+const ClaimProtocol = "smolvm-claim"
+
+// Create is what a supervisor is told to make.
+type Create struct {
+	Spec api.Spec `json:"spec"`
+	// Point is the directory of a saved sandbox to continue, relative to the state
+	// directory. Empty: a template, or a boot.
+	Point  string `json:"point,omitempty"`
+	Origin string `json:"origin,omitempty"` // see api.Sandbox
+	// TemplateBudgetMiB bounds what templates take; zero: the default.
+	TemplateBudgetMiB int `json:"template_budget_mib,omitempty"`
+}
+
+// Point asks for the sandbox to be saved into a directory that the client has
+// made, relative to the state directory. With Step it is that step of the
+// history, and the sandbox does not notice.
+type Point struct {
+	Dir      string `json:"dir"`
+	DiskOnly bool   `json:"disk_only,omitempty"`
+	Step     *int   `json:"step,omitempty"`
+}
+
+// Pointed says what saving took.
+type Pointed struct {
+	PauseMS float64 `json:"pause_ms"`
+	Bytes   int64   `json:"bytes"` // written; not what is shared
+}
+
+// Rewind is the body of RouteRewind.
+type Rewind struct {
+	Step int `json:"step"`
+}
 
 // StreamProtocol is the upgrade that RouteStream asks for: from then on the
 // connection carries the messages of one guest stream.

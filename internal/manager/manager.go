@@ -26,6 +26,8 @@ import (
 type Options struct {
 	Binary   string                               // the smolvm program; empty: looked for
 	Progress func(step string, done, total int64) // may be nil
+
+	TemplateBudgetMiB int // zero: the default
 }
 
 // Manager manages the sandboxes of one state directory.
