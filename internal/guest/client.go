@@ -133,9 +133,30 @@ func (c Client) Info(ctx context.Context) (Info, error) {
 	return r, err
 }
 
-// Setup gives a booted guest its identity.
+// Setup gives a booted or resumed guest its identity.
 func (c Client) Setup(ctx context.Context, s Setup) error {
-	return c.call(ctx, OpSetup, &s, &Empty{})
+	_, err := c.Identify(ctx, s)
+	return err
+}
+
+// Identify is Setup that also says what the guest is and what it could not do.
+func (c Client) Identify(ctx context.Context, s Setup) (Ready, error) {
+	var r Ready
+	err := c.call(ctx, OpSetup, &s, &r)
+	return r, err
+}
+
+// Quiesce prepares a guest to be saved. What it freezes stands still until Thaw,
+// also where ctx ends meanwhile or the call fails otherwise; new processes wait to
+// be started. The agent answers all the while. See the package's documentation for
+// how a saved guest goes on.
+func (c Client) Quiesce(ctx context.Context, q Quiesce) error {
+	return c.call(ctx, OpQuiesce, &q, &Empty{})
+}
+
+// Thaw has what Quiesce has frozen run on. It may be called at any time.
+func (c Client) Thaw(ctx context.Context) error {
+	return c.call(ctx, OpThaw, &Empty{}, &Empty{})
 }
 
 // Procs lists the background processes.

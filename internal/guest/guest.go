@@ -15,6 +15,33 @@
 // Package mux carries many streams over the one channel. Between a client and a
 // supervisor each stream has a connection of its own (see Conn); the messages
 // are the same, so a supervisor only passes them on.
+//
+// # Saved guests
+//
+// A guest whose memory was saved wakes as it was, and others may wake from the
+// same memory. For none of them may a process run on before the guest is one of
+// its own again, so the host freezes before it saves:
+//
+//	c.Quiesce(ctx, guest.Quiesce{Freeze: true})  // processes stand still
+//	...                                          // pause, save, go on
+//	c.Thaw(ctx)                                  // in the guest that was saved
+//
+//	s, err := guest.Connect(ctx, conn)           // in one that was restored
+//	r, err := c.Identify(ctx, guest.Setup{Resumed: true, Copy: true, ...})
+//
+// Connect ends the streams of the host that was saved with the guest. Setup then
+// sets the clock, stirs the random pool, gives the guest its names, its boot id
+// and SSH host keys, resets the TCP connections that lead out of it, runs the
+// image's hooks and only then lets the processes run on; see package agent. What
+// streams ran goes on without them, as the processes in the background do. A guest
+// that was not frozen is frozen by Setup, but its processes ran for the
+// milliseconds until then, and those that streams ran have ended.
+//
+// Frozen processes stay so while nobody says Thaw or Setup. A host that forgot to
+// is heard all the same: what it asks for half a minute later thaws them, if that
+// is in the session in which it froze, and so in the guest that was saved.
+//
+// For a disk alone, which boots anew, Quiesce{Sync: true} is enough.
 package guest
 
 import (
@@ -60,7 +87,7 @@ type Op uint8
 // The operations. The comment gives request, messages after it, and result.
 const (
 	OpInfo     Op = 1 + iota // none -> Info
-	OpSetup                  // Setup -> empty; once after each boot
+	OpSetup                  // Setup -> Ready; once after each boot and each resume
 	OpExec                   // Exec, then Data (stdin), Resize, Signal -> Reply(Started), Stdout, Stderr, Exit
 	OpProcs                  // none -> ProcList: background processes that the agent keeps
 	OpAttach                 // ProcRef, then Data, Resize, Signal -> Reply(Started), Stdout, Stderr, Exit
@@ -81,6 +108,8 @@ const (
 	OpChanges                // none -> Data...: an OCI layer of what changed since the mark
 	OpStats                  // none -> Stats
 	OpShutdown               // Shutdown -> empty; then syncs and powers off
+	OpQuiesce                // Quiesce -> empty
+	OpThaw                   // none -> empty; what Quiesce has frozen runs on
 )
 
 // Message is one unit of a stream.

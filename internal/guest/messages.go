@@ -22,13 +22,35 @@ type Info struct {
 	BootMS []string
 }
 
-// Setup gives a booted guest its identity and its defaults.
+// Setup gives a guest its identity and its defaults, after a boot and after each
+// resume from saved memory. Empty fields leave things as they are.
 type Setup struct {
 	Hostname  string
 	TimeNS    int64  // the host's clock, in nanoseconds since 1970
 	Seed      []byte // stirred into the kernel's random pool and credited
 	GrowDisk  bool   // grow the writable file system to its device
 	MachineID string // 32 hex digits
+	// Resumed says that the guest's memory was restored: TCP connections that lead
+	// out of it are reset, hooks run, and what was frozen runs on afterwards.
+	Resumed bool
+	// Copy says that other guests continue, or continued, from the same memory or
+	// disk: boot id and SSH host keys are made anew too, and hooks run.
+	Copy bool
+}
+
+// Ready is the reply to Setup.
+type Ready struct {
+	Info Info // BootMS only after a boot
+	// Failed are parts that could not be made new, for the log. The guest runs on.
+	Failed []string
+	// StepsUS is what each part took, "name=microseconds" in order.
+	StepsUS []string
+}
+
+// Quiesce prepares a guest to be saved.
+type Quiesce struct {
+	Freeze bool // stop all processes but the agent and the kernel's threads, until Thaw or Setup
+	Sync   bool // then write the file systems to their disks
 }
 
 // Shell says how Exec.Argv becomes a process.
@@ -265,6 +287,19 @@ func (m *Setup) Wire(c *wire.Coder) {
 	c.Bytes(&m.Seed)
 	c.Bool(&m.GrowDisk)
 	c.String(&m.MachineID)
+	c.Bool(&m.Resumed)
+	c.Bool(&m.Copy)
+}
+
+func (m *Ready) Wire(c *wire.Coder) {
+	c.Sub(&m.Info)
+	c.Strings(&m.Failed)
+	c.Strings(&m.StepsUS)
+}
+
+func (m *Quiesce) Wire(c *wire.Coder) {
+	c.Bool(&m.Freeze)
+	c.Bool(&m.Sync)
 }
 
 func (m *Exec) Wire(c *wire.Coder) {

@@ -5,6 +5,30 @@
 //
 // In a guest it is part of process 1 (see package boot). It runs as well as an
 // ordinary process of an ordinary user; the tests do that.
+//
+// # What Setup makes new
+//
+// In this order, while the guest's processes stand still:
+//
+//   - the clock of the day. The clock of uptime goes on where it was.
+//   - the kernel's random pool. Programs that keep random state of their own are
+//     not told, but by hooks.
+//   - host name, /etc/hostname, /etc/hosts, /etc/machine-id, and
+//     /var/lib/dbus/machine-id where that is a file
+//   - in copies, the boot id as /proc/sys shows it. A /proc that a container
+//     mounts shows the kernel's.
+//   - in copies, SSH host keys where there are any, by the image's ssh-keygen:
+//     ed25519, and ecdsa if there was one. RSA keys are removed and not made again,
+//     which would take many seconds under emulation. A running sshd is told.
+//   - TCP connections of which only one end is in this guest. They end with an
+//     error at once, instead of hanging.
+//   - hooks: the programs in /etc/smolvm/resume.d, in the order of their names, as
+//     root, 10 seconds each, with SMOLVM_SANDBOX (the host name) and SMOLVM_RESUME
+//     ("copy", or "resume" where the guest goes on as itself) in the environment.
+//     They may send signals to processes, but must not wait for one. They must
+//     belong to root and be writable by root alone.
+//
+// What fails of the last five, and of the files, is reported and holds nothing up.
 package agent
 
 import (
@@ -35,6 +59,12 @@ type Options struct {
 	// Cgroup is a directory of a cgroup2 hierarchy to make a group in for each
 	// process that is started; empty: process groups have to do.
 	Cgroup string
+	// Cgroups is the directory whose groups hold all processes of the machine but
+	// this one, Cgroup among them; empty: nothing can be frozen.
+	Cgroups string
+	// BootID is a descriptor of the file that processes read for the machine's
+	// boot id, empty at first; 0: the kernel's id stays.
+	BootID int
 	// BootMS is reported by Info.
 	BootMS []string
 	// Upper is the directory that holds what differs from the base image, as
@@ -57,7 +87,10 @@ type Agent struct {
 	users   users
 	reaper  reaper
 	cgroups cgroups
+	hooks   cgroups // for hooks, which run while all others stand still
+	freezer freezer
 	procs   procTable
+	front   procSet // those that a stream runs
 	mark    mark
 	work    sync.WaitGroup
 	ending  atomic.Bool // no new processes
@@ -75,11 +108,16 @@ func Serve(ctx context.Context, port io.ReadWriter, o Options) error {
 	}
 	a.users.root = a.root
 	a.cgroups.dir = o.Cgroup
+	a.freezer.dir = o.Cgroups
+	if o.Cgroups != "" {
+		a.hooks.dir = filepath.Join(o.Cgroups, hooksGroup)
+	}
 	a.reaper.init(o.ReapAll)
 	err := mux.Serve(ctx, port, guest.Version, a.handle)
 	a.procs.killAll()
 	a.work.Wait()
 	a.cgroups.close()
+	a.hooks.close()
 	return err
 }
 
@@ -96,6 +134,7 @@ func (a *Agent) handle(ms *mux.Stream) {
 		return
 	}
 	defer a.handlers.Add(-1)
+	a.freezer.heard(s.Session())
 	if err := a.dispatch(s); err != nil {
 		s.fail(err)
 	}
@@ -123,7 +162,11 @@ func (a *Agent) operation(op guest.Op) func(stream, []byte) error {
 	case guest.OpInfo:
 		return query(a.info)
 	case guest.OpSetup:
-		return command(a.setup)
+		return a.setup
+	case guest.OpQuiesce:
+		return a.quiesce
+	case guest.OpThaw:
+		return query(a.thaw)
 	case guest.OpExec:
 		return a.exec
 	case guest.OpProcs:
@@ -186,6 +229,16 @@ type stream struct{ *mux.Stream }
 func (s stream) recv() (guest.Message, error) {
 	k, p, err := s.Recv()
 	return guest.Message{Kind: guest.Kind(k), Payload: p}, err
+}
+
+// over returns a channel that is closed when the stream is over.
+func (s stream) over() <-chan struct{} {
+	over := make(chan struct{})
+	go func() {
+		s.AwaitEnd()
+		close(over)
+	}()
+	return over
 }
 
 // recvWhole receives a message that may have come in parts.

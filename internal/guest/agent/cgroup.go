@@ -85,7 +85,7 @@ func newCgroup(path string) (*cgroup, error) {
 			*f.fd = fd
 		}
 	}
-	g.ooms = g.count(g.memory, "oom_kill")
+	g.ooms = numberIn(g.memory, "oom_kill")
 	return g, nil
 }
 
@@ -103,7 +103,7 @@ func (c *cgroups) release(g *cgroup) {
 		last := len(c.stale) - 1
 		s := c.stale[last]
 		c.stale = c.stale[:last]
-		if s.count(s.events, "populated") == 0 {
+		if numberIn(s.events, "populated") == 0 {
 			c.keep(s)
 			continue
 		}
@@ -116,7 +116,7 @@ func (c *cgroups) keep(g *cgroup) {
 		g.remove()
 		return
 	}
-	g.ooms = g.count(g.memory, "oom_kill")
+	g.ooms = numberIn(g.memory, "oom_kill")
 	c.free = append(c.free, g)
 }
 
@@ -137,11 +137,11 @@ func (g *cgroup) killAll() error {
 
 // oom reports whether the kernel killed a process of the group for memory.
 func (g *cgroup) oom() bool {
-	return g != nil && g.count(g.memory, "oom_kill") > g.ooms
+	return g != nil && numberIn(g.memory, "oom_kill") > g.ooms
 }
 
-// count reads a number from a file of lines "name number"; -1 where it cannot.
-func (g *cgroup) count(fd int, name string) int {
+// numberIn reads a number from a file of lines "name number"; -1 where it cannot.
+func numberIn(fd int, name string) int {
 	var b [512]byte
 	n, err := syscall.Pread(fd, b[:], 0)
 	if err != nil {

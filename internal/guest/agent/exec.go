@@ -22,10 +22,12 @@ func (a *Agent) exec(s stream, req []byte) error {
 	if e.Detach {
 		return a.execDetached(s, plan, &e)
 	}
-	p, err := a.start(plan, &e)
+	p, err := a.start(s, plan, &e)
 	if err != nil {
 		return err
 	}
+	a.front.add(p)
+	defer a.front.remove(p)
 	s.reply(&guest.Started{PID: p.child.pid})
 	a.work.Go(func() { p.follow(s) })
 	exit := p.runLimited(streamSink{s}, &e)
@@ -46,13 +48,18 @@ func (p *proc) runLimited(out sink, e *guest.Exec) guest.Exit {
 
 // follow hands a process what the host sends, and kills it when the host ends
 // the stream. When the stream ends because the process has, nothing is left to kill.
+// A stream that is lost while all stand still may be lost because this guest is a
+// copy: then the process is no less part of it than those in the background.
 func (p *proc) follow(s stream) {
 	err := p.feed(s)
 	if err == io.EOF {
 		p.write(nil)
 		s.AwaitEnd()
 	}
-	p.kill(false)
+	p.a.freezer.awaitThaw()
+	if !p.kept.Load() {
+		p.kill(false)
+	}
 }
 
 // feed hands a process what the host sends, to the host's end or the stream's.

@@ -18,15 +18,11 @@ func (a *Agent) info() (guest.Info, error) {
 	if err := unix.Uname(&u); err != nil {
 		return guest.Info{}, err
 	}
-	host, err := os.Hostname()
-	if err != nil {
-		return guest.Info{}, err
-	}
 	return guest.Info{
 		Agent:    a.o.Version,
 		Kernel:   unix.ByteSliceToString(u.Release[:]),
 		BootID:   readLine("/proc/sys/kernel/random/boot_id"),
-		Hostname: host,
+		Hostname: unix.ByteSliceToString(u.Nodename[:]),
 		UptimeMS: uptime().Milliseconds(),
 		BootMS:   a.o.BootMS,
 	}, nil
@@ -43,8 +39,8 @@ func uptime() time.Duration {
 
 // readLine returns the first line of a small file, and nothing where it cannot.
 func readLine(path string) string {
-	b, _ := os.ReadFile(path)
-	line, _, _ := strings.Cut(string(b), "\n")
+	text, _ := readSmall(path)
+	line, _, _ := strings.Cut(text, "\n")
 	return line
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -15,6 +16,7 @@ type proc struct {
 	a       *Agent
 	child   *child
 	group   *cgroup
+	groups  *cgroups // where group came from
 	f       *files
 	pidfd   int
 	started time.Time
@@ -22,6 +24,38 @@ type proc struct {
 	mu       sync.Mutex
 	over     bool // the process has ended, its group may be another's
 	timedOut bool
+
+	kept atomic.Bool // runs on without its stream
+}
+
+// procSet is a set of processes.
+type procSet struct {
+	mu sync.Mutex
+	m  map[*proc]struct{}
+}
+
+func (t *procSet) add(p *proc) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.m == nil {
+		t.m = map[*proc]struct{}{}
+	}
+	t.m[p] = struct{}{}
+}
+
+func (t *procSet) remove(p *proc) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.m, p)
+}
+
+// keepAll has all of them run on without their streams.
+func (t *procSet) keepAll() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for p := range t.m {
+		p.kept.Store(true)
+	}
 }
 
 // sink takes the output of a process. Both methods are called by one goroutine.
@@ -30,10 +64,6 @@ type sink interface {
 	output(k guest.Kind, p []byte)
 	// flush is called before waiting for more.
 	flush()
-}
-
-func newProc(a *Agent, c *child, f *files, g *cgroup) *proc {
-	return &proc{a: a, child: c, group: g, f: f, started: time.Now()}
 }
 
 // kill ends a process that still runs and, where there is a control group, all
@@ -169,7 +199,7 @@ func (p *proc) close() (timedOut, oom bool) {
 	oom = p.group.oom()
 	p.f.close() // wakes a write that waits
 	closeFD(&p.pidfd)
-	p.a.cgroups.release(p.group)
+	p.groups.release(p.group)
 	return p.timedOut, oom
 }
 

@@ -48,7 +48,7 @@ func (a *Agent) execDetached(s stream, pl *plan, e *guest.Exec) error {
 	if a.procs.running() >= maxRunning {
 		return api.Errorf(api.Exhausted, "run %q in the background: %d background processes run already", pl.file, maxRunning)
 	}
-	p, err := a.start(pl, e)
+	p, err := a.start(s, pl, e)
 	if err != nil {
 		return err
 	}

@@ -1,11 +1,9 @@
 package agent
 
 import (
-	"errors"
-	"io/fs"
-	"os"
+	"strconv"
 	"strings"
-	"syscall"
+	"time"
 	"unsafe"
 
 	"github.com/smolvm/smolvm/api"
@@ -13,34 +11,104 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setup serves OpSetup.
-func (a *Agent) setup(s guest.Setup) error {
-	if s.TimeNS > 0 {
-		ts := unix.NsecToTimespec(s.TimeNS)
+// setup serves OpSetup. On a resumed guest it is what stands between the restored
+// memory and the first instruction of the guest's processes, and the first thing
+// that an emulated CPU has to translate: it makes few system calls and starts no
+// process unless it must.
+func (a *Agent) setup(s stream, req []byte) error {
+	r := &renewal{a: a, last: time.Now()}
+	if err := unmarshal(req, &r.s); err != nil {
+		return err
+	}
+	if err := r.check(); err != nil {
+		return err
+	}
+	if r.s.Resumed && !a.freezer.frozen() {
+		a.freezer.freeze(s.Session())
+		r.lap("freeze")
+	}
+	if err := r.clockAndRandom(); err != nil {
+		return err
+	}
+	r.identity()
+	if err := r.growDisk(); err != nil {
+		return err
+	}
+	if r.s.Resumed {
+		r.try("reset connections", resetConnections())
+		r.lap("tcp")
+	}
+	if r.s.Resumed || r.s.Copy {
+		r.runHooks()
+	}
+	if r.s.Resumed {
+		a.front.keepAll()
+		a.freezer.thaw()
+		r.lap("thaw")
+	}
+	reply, err := r.ready()
+	if err != nil {
+		return err
+	}
+	return s.reply(&reply)
+}
+
+// renewal is one Setup under way.
+type renewal struct {
+	a     *Agent
+	s     guest.Setup
+	last  time.Time
+	reply guest.Ready
+}
+
+// maxFailed bounds what is reported of a part that could not be done, in bytes.
+const maxFailed = 400
+
+// try notes a part that could not be done. The guest's own files are its affair:
+// what it made of them must not keep it from running.
+func (r *renewal) try(act string, err error) {
+	if err == nil {
+		return
+	}
+	text := act + ": " + err.Error()
+	r.reply.Failed = append(r.reply.Failed, text[:min(len(text), maxFailed)])
+}
+
+// lap notes what the part that ends here took.
+func (r *renewal) lap(name string) {
+	now := time.Now()
+	r.reply.StepsUS = append(r.reply.StepsUS, name+"="+strconv.FormatInt(now.Sub(r.last).Microseconds(), 10))
+	r.last = now
+}
+
+// maxHostname is the kernel's bound, in bytes.
+const maxHostname = 64
+
+func (r *renewal) check() error {
+	name, id := r.s.Hostname, r.s.MachineID
+	if len(name) > maxHostname || strings.ContainsAny(name, "/ \t\n\x00") {
+		return api.Errorf(api.Invalid, "set host name %q: not a host name", name)
+	}
+	if id != "" && (len(id) != 32 || strings.Trim(id, "0123456789abcdef") != "") {
+		return api.Errorf(api.Invalid, "set machine id %q: it has not 32 hex digits", id)
+	}
+	return nil
+}
+
+// clockAndRandom is what no guest may run on without.
+func (r *renewal) clockAndRandom() error {
+	if r.s.TimeNS > 0 {
+		ts := unix.NsecToTimespec(r.s.TimeNS)
 		if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
 			return api.Errorf(api.Internal, "set the guest's clock: %w", err)
 		}
 	}
-	if len(s.Seed) > 0 {
-		if err := stir(s.Seed); err != nil {
+	if len(r.s.Seed) > 0 {
+		if err := stir(r.s.Seed); err != nil {
 			return api.Errorf(api.Internal, "stir the guest's random pool: %w", err)
 		}
 	}
-	if s.Hostname != "" {
-		if err := a.setHostname(s.Hostname); err != nil {
-			return err
-		}
-	}
-	if s.MachineID != "" {
-		if err := a.setMachineID(s.MachineID); err != nil {
-			return err
-		}
-	}
-	if s.GrowDisk && a.o.GrowDisk != nil {
-		if err := a.o.GrowDisk(); err != nil {
-			return api.Errorf(classOf(err), "grow the guest's file system: %w", err)
-		}
-	}
+	r.lap("clock+random")
 	return nil
 }
 
@@ -71,62 +139,22 @@ func stir(seed []byte) error {
 	return ioctl(fd, rndReseed, 0)
 }
 
-// maxHostname is the kernel's bound, in bytes.
-const maxHostname = 64
-
-func (a *Agent) setHostname(name string) error {
-	if len(name) > maxHostname || strings.ContainsAny(name, "/ \t\n\x00") {
-		return api.Errorf(api.Invalid, "set host name %q: not a host name", name)
-	}
-	if err := unix.Sethostname([]byte(name)); err != nil {
-		return failed("set host name", name, err)
-	}
-	if err := a.writeEtc("hostname", name+"\n"); err != nil {
-		return err
-	}
-	return a.nameHosts(name)
-}
-
-// ownAddress is the address under which Debian's hosts file names the machine.
-const ownAddress = "127.0.1.1\t"
-
-// nameHosts has the guest find itself by its name.
-func (a *Agent) nameHosts(name string) error {
-	old, err := os.ReadFile(a.etc("hosts"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return failed("read", "/etc/hosts", err)
-	}
-	var b strings.Builder
-	if len(old) == 0 {
-		b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
-	}
-	for line := range strings.Lines(string(old)) {
-		if !strings.HasPrefix(line, ownAddress) {
-			b.WriteString(strings.TrimRight(line, "\n") + "\n")
-		}
-	}
-	b.WriteString(ownAddress + name + "\n")
-	return a.writeEtc("hosts", b.String())
-}
-
-func (a *Agent) setMachineID(id string) error {
-	if len(id) != 32 || strings.Trim(id, "0123456789abcdef") != "" {
-		return api.Errorf(api.Invalid, "set machine id %q: it has not 32 hex digits", id)
-	}
-	return a.writeEtc("machine-id", id+"\n")
-}
-
-func (a *Agent) etc(name string) string { return a.root + "/etc/" + name }
-
-// writeEtc writes a file unless it says the same already: on the overlay that
-// would copy it up.
-func (a *Agent) writeEtc(name, text string) error {
-	path := a.etc(name)
-	if old, err := os.ReadFile(path); err == nil && string(old) == text {
+func (r *renewal) growDisk() error {
+	if !r.s.GrowDisk || r.a.o.GrowDisk == nil {
 		return nil
 	}
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil && !errors.Is(err, syscall.EROFS) {
-		return failed("write", "/etc/"+name, err)
+	if err := r.a.o.GrowDisk(); err != nil {
+		return api.Errorf(classOf(err), "grow the guest's file system: %w", err)
 	}
 	return nil
+}
+
+// ready describes the guest.
+func (r *renewal) ready() (guest.Ready, error) {
+	info, err := r.a.info()
+	if r.s.Resumed {
+		info.BootMS = nil
+	}
+	r.reply.Info = info
+	return r.reply, err
 }

@@ -36,6 +36,7 @@ func (a *Agent) shutdown(s stream, req []byte) error {
 		return err
 	}
 	s.CloseSend()
+	a.freezer.thaw()
 	a.end(grace)
 	a.o.PowerOff(r.Reboot)
 	return nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"github.com/smolvm/smolvm/api"
@@ -172,8 +173,17 @@ func closeFD(fd *int) {
 	}
 }
 
-// start starts a process of a plan.
-func (a *Agent) start(pl *plan, e *guest.Exec) (*proc, error) {
+// start starts a process of a plan. While processes are frozen it waits.
+func (a *Agent) start(s stream, pl *plan, e *guest.Exec) (*proc, error) {
+	if !a.freezer.enter(s.over) {
+		return nil, api.Errorf(api.Unavailable, "run %q: nobody waits for it any more", pl.file)
+	}
+	defer a.freezer.starts.Done()
+	return a.startIn(&a.cgroups, pl, e)
+}
+
+// startIn starts a process in one of the groups.
+func (a *Agent) startIn(groups *cgroups, pl *plan, e *guest.Exec) (*proc, error) {
 	if a.ending.Load() {
 		return nil, api.Errorf(api.Unavailable, "run %q: the guest is shutting down", pl.file)
 	}
@@ -184,8 +194,8 @@ func (a *Agent) start(pl *plan, e *guest.Exec) (*proc, error) {
 	if err := f.open(e, pl.user); err != nil {
 		return nil, err
 	}
-	group := a.cgroups.take()
-	u.Add(func() { a.cgroups.release(group) })
+	group := groups.take()
+	u.Add(func() { groups.release(group) })
 	pidfd := -1
 	c, err := a.reaper.start(func() (int, error) { return fork(pl, f, group, &pidfd) })
 	if err != nil {
@@ -193,9 +203,7 @@ func (a *Agent) start(pl *plan, e *guest.Exec) (*proc, error) {
 	}
 	u.Success()
 	f.closeChildEnds()
-	p := newProc(a, c, f, group)
-	p.pidfd = pidfd
-	return p, nil
+	return &proc{a: a, child: c, group: group, groups: groups, f: f, pidfd: pidfd, started: time.Now()}, nil
 }
 
 // fork starts the process in a session, and so a process group, of its own.

@@ -111,6 +111,7 @@ func (g *guestSide) hello(payload []byte) bool {
 	if nonce != g.nonce || l.err != nil {
 		l.endSession(ErrReset)
 		l.err, l.last = nil, 0
+		l.session++
 		g.nonce = ""
 	}
 	if v == g.version {

@@ -71,6 +71,7 @@ type link struct {
 	room    sync.Cond // the queue has room, or err is set
 	streams map[uint32]*Stream
 	last    uint32 // number of the last stream that was opened
+	session int    // counts the sessions
 	queue   []byte
 	spare   []byte
 	writing bool

@@ -11,6 +11,8 @@ import (
 type Stream struct {
 	l  *link
 	id uint32
+	// session is which session of the link it belongs to.
+	session int
 
 	// Guarded by l.mu.
 	changed   sync.Cond // anything below changed
@@ -29,7 +31,7 @@ type Stream struct {
 
 // newStream adds a stream. Called with mu held.
 func (l *link) newStream(id uint32) *Stream {
-	s := &Stream{l: l, id: id, credit: Window}
+	s := &Stream{l: l, id: id, session: l.session, credit: Window}
 	s.changed.L = &l.mu
 	l.streams[id] = s
 	l.last = id
@@ -128,6 +130,9 @@ func (s *Stream) take() error {
 	s.batch = s.taken
 	return nil
 }
+
+// Session tells streams of one session from those of others.
+func (s *Stream) Session() int { return s.session }
 
 // AwaitEnd waits until the stream is over, also for a peer that has ended and
 // may still reset.

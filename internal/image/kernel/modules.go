@@ -20,6 +20,11 @@ func bootModules() []string {
 	return []string{"virtio_pci", "virtio_mmio", "virtio_console", "virtio_blk", "overlay"}
 }
 
+// bootModulesToo are loaded with them where a kernel has them: tcp_diag is how the
+// agent finds and resets connections in a guest that was restored. There it would
+// cost the time that matters.
+func bootModulesToo() []string { return []string{"tcp_diag"} }
+
 // laterModules are put beside them for features that load them when wanted.
 // A kernel that lacks one is still a good kernel.
 func laterModules() []string {
@@ -98,13 +103,11 @@ func (t tree) pick() ([]module, error) {
 			return nil, err
 		}
 	}
-	for _, name := range laterModules() {
-		if _, ok := t.paths[name]; !ok {
-			continue
-		}
-		if err := p.add(name, false); err != nil {
-			return nil, err
-		}
+	if err := p.addThere(bootModulesToo(), true); err != nil {
+		return nil, err
+	}
+	if err := p.addThere(laterModules(), false); err != nil {
+		return nil, err
 	}
 	return p.out, nil
 }
@@ -116,6 +119,19 @@ type picker struct {
 }
 
 const inProgress = -1
+
+// addThere adds those of some modules that the tree has.
+func (p *picker) addThere(names []string, boot bool) error {
+	for _, name := range names {
+		if _, ok := p.paths[name]; !ok {
+			continue
+		}
+		if err := p.add(name, boot); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func (p *picker) add(name string, boot bool) error {
 	if i, ok := p.done[name]; ok {

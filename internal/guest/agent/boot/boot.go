@@ -47,6 +47,7 @@ type booter struct {
 	rw     int    // the writable file system; -1 where it is in memory
 	upper  int    // the directory of it that overlayfs writes to
 	cgroup string // empty where there is no cgroup2
+	bootID int    // the file over the kernel's boot id; 0 where there is none
 	times  []string
 	last   time.Duration
 }
@@ -95,8 +96,12 @@ func (b *booter) options(version string) agent.Options {
 		Version:  version,
 		ReapAll:  true,
 		Cgroup:   b.cgroup,
+		BootID:   b.bootID,
 		BootMS:   b.times,
 		PowerOff: powerOff,
+	}
+	if b.cgroup != "" {
+		o.Cgroups = cgroupRoot
 	}
 	if b.upper >= 0 {
 		o.Upper = fdPath(b.upper)

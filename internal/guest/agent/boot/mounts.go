@@ -160,7 +160,30 @@ func (b *booter) secondMounts() error {
 		os.Symlink(target, name)
 	}
 	b.cgroup = mountCgroup()
+	b.bootID = hideBootID()
 	return nil
+}
+
+// kernelBootID is the kernel's own. It is made when it is first read, and stays
+// the same in every guest that continues from this one's memory.
+const kernelBootID = "/proc/sys/kernel/random/boot_id"
+
+// hideBootID mounts an empty file over the kernel's boot id, without reading
+// that, and returns its descriptor for the agent to fill. The file has no name
+// that others could reach.
+func hideBootID() int {
+	const name = "/run/.boot_id"
+	fd, err := unix.Open(name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o444)
+	if err != nil {
+		return 0
+	}
+	err = unix.Mount(name, kernelBootID, "", unix.MS_BIND, "")
+	os.Remove(name)
+	if err != nil {
+		unix.Close(fd)
+		return 0
+	}
+	return fd
 }
 
 const (
