@@ -64,7 +64,7 @@ var moments = []moment{
 	{"create: client started", create, func(h string) bool { return victim(h, "client") }},
 	{"create: supervisor started", create, func(h string) bool { return victim(h, "supervisor") }},
 	{"create: disk made", create, func(h string) bool {
-		return glob("tmp/create-*/sandbox/disk.img")(h) || glob("sandboxes/*/disk.img")(h)
+		return glob("tmp/create-*/sandbox/parts/*")(h) || glob("sandboxes/*/parts/*")(h)
 	}},
 	{"create: published", create, glob("sandboxes/*/spec.json")},
 	{"create: listening", create, glob("sandboxes/*/api.sock")},

@@ -18,20 +18,17 @@ func testMain(m *testing.M) int {
 	if testing.Short() {
 		return m.Run() // nothing that boots is wanted
 	}
-	home, err := os.MkdirTemp("", "smolvm-example-*")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(home)
 	binary, err := testenv.Build()
-	if err == nil {
-		err = testenv.Fill(home)
-	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	home, remove, err := testenv.NewHome()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer remove()
 	os.Setenv("SMOLVM_BIN", binary)
 	os.Setenv("SMOLVM_HOME", home)
 	return m.Run()

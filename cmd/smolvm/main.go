@@ -2,8 +2,8 @@
 //
 //	smolvm run -- python3 -c 'print(6 * 7)'
 //
-// It is both the command line and, executed again with its hidden command, the
-// supervisor of one sandbox.
+// It is the command line and, executed again with hidden commands, the supervisor
+// of one sandbox and the keeper of pools.
 package main
 
 import (
@@ -26,6 +26,9 @@ func main() {
 func run(args []string) int {
 	if len(args) > 0 && args[0] == "supervise" {
 		return supervise(args[1:]) // has its own way with signals
+	}
+	if len(args) > 0 && args[0] == "keep" {
+		return keep()
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)

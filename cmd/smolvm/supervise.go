@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/agentbin"
@@ -15,6 +17,7 @@ import (
 	"github.com/smolvm/smolvm/internal/image/disk"
 	"github.com/smolvm/smolvm/internal/image/initramfs"
 	"github.com/smolvm/smolvm/internal/image/kernel"
+	"github.com/smolvm/smolvm/internal/manager"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/supervisor"
 	"github.com/smolvm/smolvm/internal/vmm/qemu"
@@ -29,6 +32,22 @@ func supervise(args []string) int {
 		return 1
 	}
 	return supervisor.Main(supervisor.Parts{Store: s, Driver: &qemu.Driver{}, Provider: provider{s}}, args)
+}
+
+// keep is the hidden command that keeps pools full until there is none.
+func keep() int {
+	signal.Ignore(syscall.SIGINT, syscall.SIGHUP) // a terminal's are for the client
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	s, err := store.Open("")
+	if err == nil {
+		err = manager.New(s, manager.Options{}).Keep(ctx)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "smolvm:", err)
+		return 1
+	}
+	return 0
 }
 
 // provider gives sandboxes what this host's state directory holds.
@@ -89,3 +108,6 @@ func (p provider) Kernel(ctx context.Context) (string, string, error) {
 func (p provider) Disk(ctx context.Context, path string, mib int) error {
 	return disk.Create(ctx, path, mib)
 }
+
+// Overlay makes a layer of the writable disk.
+func (p provider) Overlay(path string, mib int) error { return disk.Overlay(path, int64(mib)<<20) }

@@ -16,6 +16,12 @@ type Record struct {
 	Spec    api.Spec  `json:"spec"` // defaults filled in
 	Image   Image     `json:"image"`
 	Created time.Time `json:"created"`
+	// Disk are the parts that the writable disk is made of, the lowest first. Only
+	// the last is written to.
+	Disk   []string `json:"disk"`
+	Origin string   `json:"origin"` // see api.Sandbox
+	// Head is the step of the history that the sandbox goes on from; nil: none.
+	Head *int `json:"head,omitempty"`
 }
 
 // Image is what a sandbox needs to know of its image, kept so that it does not
@@ -62,18 +68,21 @@ func Describe(r Record, s Status) api.Sandbox {
 		CPUs: r.Spec.CPUs, MemoryMiB: r.Spec.MemoryMiB, DiskMiB: r.Spec.DiskMiB,
 		Labels: r.Spec.Labels, Ephemeral: r.Spec.Ephemeral,
 		Created: r.Created, Started: s.Started, Expires: r.Expires(),
-		IdleTimeoutSeconds: r.Spec.IdleTimeoutSeconds,
-		Isolation:          s.Isolation, Accel: s.Accel, Machine: s.Machine, VMM: s.VMM,
+		IdleTimeoutSeconds: r.Spec.IdleTimeoutSeconds, IdleAction: r.Spec.IdleAction,
+		Checkpoint: r.Spec.Checkpoint, Origin: r.Origin,
+		Isolation: s.Isolation, Accel: s.Accel, Machine: s.Machine, VMM: s.VMM,
 		SupervisorPID: s.SupervisorPID, VMMPID: s.VMMPID, Timings: s.Timings,
 	}
 }
 
 // Birth is one line that a supervisor writes while it comes up: progress, and
-// at last the sandbox or an error.
+// at last what it made or an error.
 type Birth struct {
-	Progress *Progress    `json:"progress,omitempty"`
-	Sandbox  *api.Sandbox `json:"sandbox,omitempty"`
-	Error    *api.Error   `json:"error,omitempty"`
+	Progress *Progress     `json:"progress,omitempty"`
+	Sandbox  *api.Sandbox  `json:"sandbox,omitempty"`
+	Template *api.Template `json:"template,omitempty"`
+	Done     bool          `json:"done,omitempty"` // of what makes neither
+	Error    *api.Error    `json:"error,omitempty"`
 }
 
 // Progress is what long work is doing.

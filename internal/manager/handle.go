@@ -41,9 +41,18 @@ func (h *Handle) call(ctx context.Context, route string, in, out any) error {
 	return h.explain(ctx, control.NewClient(h.dir().Socket()).Call(ctx, route, in, out))
 }
 
-// Open opens a guest stream. It implements guest.Opener.
+// Open opens a guest stream. It implements guest.Opener. A sandbox that hibernates
+// is woken for it.
 func (h *Handle) Open(ctx context.Context, op guest.Op, req wire.Message) (guest.Stream, error) {
 	st, err := control.NewClient(h.dir().Socket()).Open(ctx, op, req)
+	if errors.Is(err, control.ErrNoSupervisor) {
+		if info, lookErr := h.Info(ctx); lookErr == nil && info.State == api.StateHibernated {
+			if err := h.Start(ctx); err != nil {
+				return nil, err
+			}
+			st, err = control.NewClient(h.dir().Socket()).Open(ctx, op, req)
+		}
+	}
 	return st, h.explain(ctx, err)
 }
 
@@ -125,13 +134,39 @@ func (h *Handle) Stop(ctx context.Context, o api.Stop) error {
 			return err
 		}
 		if !store.Locked(h.dir().Lock()) {
-			return nil // stopped, or in error: there is nothing to stop
+			return h.stopped(ctx, o) // there is nothing to stop
 		}
 		// It does not listen yet, or not any more.
 		if err := wait.more(ctx); err != nil {
 			return err
 		}
 	}
+}
+
+// stopped does what is left of a stop for a sandbox that has no VM.
+func (h *Handle) stopped(ctx context.Context, o api.Stop) error {
+	info, err := h.Info(ctx)
+	if err != nil {
+		return err
+	}
+	hibernates := info.State == api.StateHibernated
+	if o.Hibernate {
+		if hibernates {
+			return nil
+		}
+		return api.Errorf(api.Conflict, "hibernate sandbox %q: it is %s", info.Name, info.State).
+			WithCode("not_running").WithRecovery("Start it with: smolvm start %s", info.Name)
+	}
+	if !hibernates {
+		return nil
+	}
+	// What it hibernated as is dropped, as the memory of a running one would be.
+	return h.edit(func(*control.Record, func() error) error {
+		if err := os.Remove(h.dir().Hibernated()); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		return store.WriteJSON(h.dir().State(), control.Status{State: api.StateStopped, Reason: "stopped by its user", Lived: true})
+	})
 }
 
 // Pause halts the VM.

@@ -49,12 +49,21 @@ func (m *Manager) Create(ctx context.Context, spec api.Spec) (*Handle, error) {
 	if err := spec.WithDefaults().Check(); err != nil {
 		return nil, err
 	}
-	info, lifeline, err := m.spawn(ctx, &spec, "create")
+	if h, err := m.claim(ctx, spec); h != nil || err != nil {
+		return h, err
+	}
+	return m.create(ctx, control.Create{Spec: spec})
+}
+
+// create makes a sandbox, of a point where one is named.
+func (m *Manager) create(ctx context.Context, c control.Create) (*Handle, error) {
+	c.TemplateBudgetMiB = m.opts.TemplateBudgetMiB
+	born, lifeline, err := m.spawn(ctx, c, "create")
 	if err != nil {
 		return nil, err
 	}
-	h := &Handle{m: m, id: info.ID}
-	if spec.Ephemeral {
+	h := &Handle{m: m, id: born.Sandbox.ID}
+	if c.Spec.Ephemeral {
 		h.lifeline = lifeline
 	} else {
 		lifeline.Close()
@@ -142,7 +151,7 @@ func (m *Manager) List(ctx context.Context, f Filter) ([]api.Sandbox, error) {
 		if err != nil {
 			return nil, err
 		}
-		if f.match(info) {
+		if info.State != api.StatePooled && f.match(info) {
 			list = append(list, info)
 		}
 	}
@@ -214,7 +223,7 @@ func (m *Manager) look(ctx context.Context, id string) (api.Sandbox, error) {
 // asDead is what a status means when no supervisor lives.
 func asDead(st control.Status) control.Status {
 	switch st.State {
-	case api.StateStopped, api.StateError:
+	case api.StateStopped, api.StateError, api.StateHibernated:
 		return st
 	case api.StateCreating:
 		st.Reason = "its supervisor died before the guest was up"

@@ -56,69 +56,115 @@ func executable(path string) bool {
 	return err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0
 }
 
-// spawn starts a supervisor and waits for the end of its birth. The lifeline
-// tells the supervisor that this client lives, until it is closed.
-func (m *Manager) spawn(ctx context.Context, spec *api.Spec, args ...string) (_ api.Sandbox, lifeline io.Closer, err error) {
+// child is a supervisor that was started.
+type child struct {
+	cmd      *exec.Cmd
+	birth    *os.File // it says there how it comes up
+	lifeline *os.File // its standard input: open as long as this client lives
+	ended    chan struct{}
+}
+
+// launch starts a supervisor. The request, where not nil, is the line that it reads
+// first.
+func (m *Manager) launch(request any, args ...string) (*child, error) {
 	program, err := m.program()
 	if err != nil {
-		return api.Sandbox{}, nil, err
+		return nil, err
 	}
 	var u undo.Stack
 	defer u.Run()
 	inR, inW, err := os.Pipe()
 	if err != nil {
-		return api.Sandbox{}, nil, err
+		return nil, err
 	}
-	defer inR.Close()
+	defer inR.Close() // with a reader here a write would not notice that the supervisor died
 	u.Add(func() { inW.Close() })
 	birthR, birthW, err := os.Pipe()
 	if err != nil {
-		return api.Sandbox{}, nil, err
+		return nil, err
 	}
-	defer birthR.Close()
+	defer birthW.Close()
+	u.Add(func() { birthR.Close() })
 	cmd := exec.Command(program, append([]string{"supervise"}, args...)...)
 	cmd.Env = superviseEnv(m.store, os.Environ())
 	cmd.Dir = "/" // hold nobody's directory
 	cmd.Stdin, cmd.ExtraFiles = inR, []*os.File{birthW}
 	// Its own session: an interrupt at the client's terminal is not for it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = cmd.Start()
-	birthW.Close()
-	inR.Close() // with a reader here a write would not notice that the supervisor died
-	if err != nil {
-		return api.Sandbox{}, nil, api.Errorf(api.Internal, "start supervisor: %w", err)
+	if err := cmd.Start(); err != nil {
+		return nil, api.Errorf(api.Internal, "start supervisor: %w", err)
 	}
+	c := &child{cmd: cmd, birth: birthR, lifeline: inW, ended: make(chan struct{})}
 	go func() { // ends with the supervisor; nothing else reaps it
 		cmd.Wait()
 		// This also keeps the lifeline from the garbage collector, which would close
 		// it for a caller that has dropped the sandbox but uses it.
 		inW.Close()
+		close(c.ended)
 	}()
+	if request != nil {
+		inR.Close()
+		// What goes wrong here the birth tells better.
+		json.NewEncoder(inW).Encode(request)
+	}
+	u.Success()
+	return c, nil
+}
+
+// spawn starts a supervisor and waits for the end of its birth. The lifeline
+// tells the supervisor that this client lives, until it is closed.
+func (m *Manager) spawn(ctx context.Context, request any, args ...string) (control.Birth, io.Closer, error) {
+	c, err := m.launch(request, args...)
+	if err != nil {
+		return control.Birth{}, nil, err
+	}
+	defer c.birth.Close()
 	attended := make(chan struct{})
 	defer close(attended)
 	// A cancelled caller cuts the lifeline: the supervisor then undoes its work
 	// and ends the birth. One that cannot even do that is killed.
 	stop := context.AfterFunc(ctx, func() {
-		inW.Close()
+		c.lifeline.Close()
 		select {
 		case <-attended:
 		case <-time.After(undo.CleanupTime):
-			cmd.Process.Kill()
+			c.cmd.Process.Kill()
 		}
 	})
-	if spec != nil {
-		// What goes wrong here the birth tells better.
-		json.NewEncoder(inW).Encode(spec)
-	}
-	info, err := m.attend(birthR)
-	if !stop() && err == nil && spec != nil {
-		err = m.takeBack(ctx, info.ID) // it came up, but nobody wants it any more
+	born, err := m.attend(bufio.NewReader(c.birth))
+	if !stop() && err == nil && args[0] == "create" {
+		err = m.takeBack(ctx, born.Sandbox.ID) // it came up, but nobody wants it any more
 	}
 	if err != nil {
-		return api.Sandbox{}, nil, m.explainBirth(ctx, args[0], err)
+		c.lifeline.Close()
+		return control.Birth{}, nil, m.explainBirth(ctx, args[0], err)
 	}
-	u.Success()
-	return info, inW, nil
+	return born, c.lifeline, nil
+}
+
+// spawnMember starts a member of a pool and waits until it waits. What it returns
+// is closed when the member has been taken or has ended.
+func (m *Manager) spawnMember(ctx context.Context, create control.Create) (control.Birth, <-chan struct{}, io.Closer, error) {
+	c, err := m.launch(create, "member")
+	if err != nil {
+		return control.Birth{}, nil, nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { c.lifeline.Close() })
+	r := bufio.NewReader(c.birth)
+	born, err := m.attend(r)
+	stop()
+	if err != nil {
+		c.lifeline.Close()
+		c.birth.Close()
+		return control.Birth{}, nil, nil, m.explainBirth(ctx, "pool", err)
+	}
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		io.Copy(io.Discard, r)
+		c.birth.Close()
+	}()
+	return born, gone, c.lifeline, nil
 }
 
 // takeBack removes a sandbox whose maker gave up while it came up.
@@ -152,20 +198,20 @@ func contextClass(ctx context.Context) api.Class {
 }
 
 // attend listens to a birth until its end. io.EOF: the supervisor died.
-func (m *Manager) attend(r io.Reader) (api.Sandbox, error) {
-	dec := json.NewDecoder(bufio.NewReader(r))
+func (m *Manager) attend(r io.Reader) (control.Birth, error) {
+	dec := json.NewDecoder(r)
 	for {
 		var b control.Birth
 		if err := dec.Decode(&b); err != nil {
-			return api.Sandbox{}, io.EOF
+			return control.Birth{}, io.EOF
 		}
 		switch {
 		case b.Progress != nil:
 			m.opts.Progress(b.Progress.Step, b.Progress.Done, b.Progress.Total)
 		case b.Error != nil:
-			return api.Sandbox{}, b.Error
-		case b.Sandbox != nil:
-			return *b.Sandbox, nil
+			return control.Birth{}, b.Error
+		case b.Sandbox != nil, b.Template != nil, b.Done:
+			return b, nil
 		}
 	}
 }

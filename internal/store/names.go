@@ -45,6 +45,17 @@ func (s Store) Publish(dir, id, name string) error {
 	return SyncDir(s.Sandboxes())
 }
 
+// Name gives a sandbox that is in place, and has none, a name. Class Conflict
+// where it is taken.
+func (s Store) Name(id, name string) error {
+	l, err := s.lockNames()
+	if err != nil {
+		return err
+	}
+	defer l.Unlock()
+	return s.link(id, name)
+}
+
 // Rename gives a sandbox another name. The caller then writes it into the
 // record by write, under the same lock; if that fails the old name stays.
 func (s Store) Rename(id, from, to string, write func() error) error {

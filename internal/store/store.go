@@ -13,10 +13,15 @@
 //	names/NAME              symbolic link to the id that holds the name
 //	images/                 content-addressed images; owned by internal/image
 //	kernels/                kernels and initramfs; owned by internal/image
+//	templates/KEY/          saved sandboxes that new ones continue; see PointDir
+//	snapshots/NAME/         saved sandboxes of users; see PointDir
+//	pools/                  sandboxes that wait to be taken
+//	key                     authenticates what this installation saved
 //	tmp/                    what is half made; each entry is locked while its maker lives
 package store
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -43,7 +48,7 @@ func Open(root string) (Store, error) {
 		return Store{}, err
 	}
 	s := Store{root}
-	for _, d := range []string{root, s.Sandboxes(), s.Names(), s.Images(), s.Kernels(), s.Tmp()} {
+	for _, d := range []string{root, s.Sandboxes(), s.Names(), s.Images(), s.Kernels(), s.Templates(), s.Snapshots(), s.Pools(), s.Tmp()} {
 		// 0700: disks and consoles of sandboxes are their owner's business alone.
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return Store{}, api.Errorf(api.Unavailable, "make state directory: %w", err).
@@ -123,6 +128,38 @@ func (s Store) Images() string { return filepath.Join(s.root, "images") }
 // Kernels returns the directory of kernels and initramfs files.
 func (s Store) Kernels() string { return filepath.Join(s.root, "kernels") }
 
+// Templates returns the directory of templates, each a PointDir.
+func (s Store) Templates() string { return filepath.Join(s.root, "templates") }
+
+// Template returns the directory of one template.
+func (s Store) Template(key string) PointDir { return PointDir(filepath.Join(s.Templates(), key)) }
+
+// Snapshots returns the directory of snapshots, each a PointDir.
+func (s Store) Snapshots() string { return filepath.Join(s.root, "snapshots") }
+
+// Snapshot returns the directory of one snapshot.
+func (s Store) Snapshot(name string) PointDir { return PointDir(filepath.Join(s.Snapshots(), name)) }
+
+// Pools returns the directory of pools.
+func (s Store) Pools() string { return filepath.Join(s.root, "pools") }
+
+// PoolMembers holds an empty file for each member of a pool that waits, named by
+// its id. Who removes the file may take the member, and nobody else.
+func (s Store) PoolMembers(key string) string { return filepath.Join(s.Pools(), key) }
+
+// Keeper is the socket of the process that keeps the pools full, and KeeperLock
+// what it holds.
+func (s Store) Keeper() string { return filepath.Join(s.Pools(), "keeper.sock") }
+
+// KeeperLock is held by the keeper for as long as it lives.
+func (s Store) KeeperLock() string { return filepath.Join(s.Pools(), "keeper.lock") }
+
+// PoolSizes says what pools there are to be.
+func (s Store) PoolSizes() string { return filepath.Join(s.Pools(), "pools.json") }
+
+// Key is the file of the key that authenticates what was saved.
+func (s Store) Key() string { return filepath.Join(s.root, "key") }
+
 // Tmp returns the directory for what is half made.
 func (s Store) Tmp() string { return filepath.Join(s.root, "tmp") }
 
@@ -147,13 +184,34 @@ func (d SandboxDir) Lock() string { return d.file("lock") }
 // Socket is the supervisor's API.
 func (d SandboxDir) Socket() string { return d.file("api.sock") }
 
-// Disk is the writable layer.
-func (d SandboxDir) Disk() string { return d.file("disk.img") }
+// Parts holds the files of disk and saved memory. Their names are unique, those
+// that are not written any more may be links to other directories' files.
+func (d SandboxDir) Parts() string { return d.file("parts") }
+
+// History holds one manifest for each step.
+func (d SandboxDir) History() string { return d.file("history") }
+
+// Step is the manifest of one step.
+func (d SandboxDir) Step(n int) string {
+	return filepath.Join(d.History(), fmt.Sprintf("%06d.json", n))
+}
+
+// Hibernated is the manifest of what start continues.
+func (d SandboxDir) Hibernated() string { return d.file("hibernated.json") }
 
 // Log is the supervisor's own log.
 func (d SandboxDir) Log() string { return d.file("supervisor.log") }
 
 // VM is the directory of the VMM's sockets, console and messages.
 func (d SandboxDir) VM() string { return d.file("vm") }
+
+// PointDir is the path of the directory of a saved sandbox.
+type PointDir string
+
+// Manifest says what it is made of.
+func (d PointDir) Manifest() string { return filepath.Join(string(d), "point.json") }
+
+// Parts holds the files that the manifest names.
+func (d PointDir) Parts() string { return filepath.Join(string(d), "parts") }
 
 func (d SandboxDir) file(name string) string { return filepath.Join(string(d), name) }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/control"
 	"github.com/smolvm/smolvm/internal/guest"
+	"github.com/smolvm/smolvm/internal/point"
 	"github.com/smolvm/smolvm/internal/sockpath"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/undo"
@@ -57,8 +59,18 @@ func (s *Supervisor) begin(ctx context.Context, b *birth) error {
 	if err := s.bootOrEnd(ctx); err != nil {
 		return err
 	}
+	if s.create == nil && s.from != nil {
+		// From here on what it wrote since counts more than what it hibernated as.
+		os.Remove(s.dir.Hibernated())
+	}
+	s.sweepParts()
 	s.timings.TotalMS = ms(t)
-	if err := s.running(); err != nil {
+	up := s.running
+	if s.member != nil {
+		s.member.birth = b
+		up = func() error { return s.wait(ctx) }
+	}
+	if err := up(); err != nil {
 		s.vm.Kill()
 		return err
 	}
@@ -68,22 +80,18 @@ func (s *Supervisor) begin(ctx context.Context, b *birth) error {
 
 // make prepares a new sandbox's directory in tmp/ and publishes it.
 func (s *Supervisor) make(ctx context.Context, b *birth) error {
-	spec := s.create.WithDefaults()
+	spec := s.create.Spec.WithDefaults()
 	if err := spec.Check(); err != nil {
 		return err
 	}
-	if spec.Name != "" {
-		// Before the work; Publish decides.
-		if id, err := s.parts.Store.ByName(spec.Name); err == nil {
-			return api.Errorf(api.Conflict, "name %q is taken by sandbox %s", spec.Name, id).
-				WithRecovery("Choose another name, or remove it with: smolvm rm %s", spec.Name)
-		}
+	if err := s.nameFree(spec.Name); err != nil {
+		return err
 	}
 	if err := s.checkHost(ctx, spec); err != nil {
 		return err
 	}
-	img, err := s.parts.Provider.Image(ctx, spec.Image, b.progress)
-	if err != nil {
+	s.rec = control.Record{ID: newID(), Spec: spec, Created: time.Now().UTC().Round(time.Millisecond)}
+	if err := s.originate(ctx, b); err != nil {
 		return err
 	}
 	scratch, err := s.parts.Store.Scratch("create")
@@ -92,14 +100,12 @@ func (s *Supervisor) make(ctx context.Context, b *birth) error {
 	}
 	defer scratch.Close()
 	tmp := store.SandboxDir(scratch.Path("sandbox"))
-	if err := os.Mkdir(string(tmp), 0o700); err != nil {
-		return err
+	for _, dir := range []string{string(tmp), tmp.Parts(), tmp.VM()} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return err
+		}
 	}
-	s.rec = control.Record{ID: newID(), Spec: spec, Image: img, Created: time.Now().UTC().Round(time.Millisecond)}
-	if err := s.parts.Provider.Disk(ctx, tmp.Disk(), spec.DiskMiB); err != nil {
-		return err
-	}
-	if err := os.Mkdir(tmp.VM(), 0o700); err != nil {
+	if err := s.makeDisk(ctx, tmp.Parts()); err != nil {
 		return err
 	}
 	if err := s.hold(tmp); err != nil {
@@ -115,9 +121,112 @@ func (s *Supervisor) make(ctx context.Context, b *birth) error {
 	return nil
 }
 
+// nameFree refuses a name that is taken, before the work; the store decides.
+func (s *Supervisor) nameFree(name string) error {
+	if name == "" {
+		return nil
+	}
+	id, err := s.parts.Store.ByName(name)
+	if err != nil {
+		return nil
+	}
+	return api.Errorf(api.Conflict, "name %q is taken by sandbox %s", name, id).
+		WithRecovery("Choose another name, or remove it with: smolvm rm %s", name)
+}
+
+// originate finds what the sandbox is made of: a snapshot or a fork, a template,
+// or the bare image.
+func (s *Supervisor) originate(ctx context.Context, b *birth) error {
+	spec := &s.rec.Spec
+	if dir, origin := s.savedOrigin(); dir != "" {
+		p, err := point.Open(s.key, dir.Manifest(), dir.Parts())
+		if err != nil {
+			return noSnapshot(spec.FromSnapshot, err)
+		}
+		s.from, s.rec.Image, s.rec.Origin = p, p.Image, origin
+		spec.Image, spec.CPUs, spec.MemoryMiB, spec.DiskMiB = p.Ref, p.Match.CPUs, p.Match.MemoryMiB, p.Match.DiskMiB
+		if !p.Full() {
+			return nil
+		}
+		return s.checkMatch(p, *spec)
+	}
+	var err error
+	if s.rec.Image, err = s.parts.Provider.Image(ctx, spec.Image, b.progress); err != nil {
+		return err
+	}
+	s.rec.Origin = "boot"
+	if _, ok := s.parts.Driver.(vmm.Restorer); !ok || spec.NoTemplate {
+		return nil
+	}
+	s.rec.Origin = "template"
+	s.from, err = s.template(ctx, b)
+	return err
+}
+
+// savedOrigin is the directory of what the caller said to continue, if it did.
+func (s *Supervisor) savedOrigin() (store.PointDir, string) {
+	if s.create.Point != "" {
+		return store.PointDir(filepath.Join(s.parts.Store.Root(), s.create.Point)), s.create.Origin
+	}
+	if name := s.rec.Spec.FromSnapshot; name != "" {
+		return s.parts.Store.Snapshot(name), "snapshot " + name
+	}
+	return "", ""
+}
+
+func noSnapshot(name string, err error) error {
+	if name != "" && api.ClassOf(err) == api.NotFound {
+		return api.Errorf(api.NotFound, "find snapshot %q: there is none", name).
+			WithRecovery("List what there is with: smolvm snapshot ls")
+	}
+	return err
+}
+
+func (s *Supervisor) template(ctx context.Context, b *birth) (*point.Point, error) {
+	match, err := s.matchOf(s.rec.Spec, "")
+	if err != nil {
+		return nil, err
+	}
+	budget := int64(s.create.TemplateBudgetMiB)
+	if budget == 0 {
+		budget = api.DefaultTemplateBudgetMiB
+	}
+	t := templates{parts: s.parts, key: s.key, budget: budget << 20, tell: b.progress}
+	return t.get(ctx, s.rec.Spec, s.rec.Image, match)
+}
+
+// makeDisk makes the writable disk: a new layer over what the sandbox continues,
+// or a new file system.
+func (s *Supervisor) makeDisk(ctx context.Context, parts string) error {
+	if s.from == nil {
+		s.rec.Disk = []string{point.NewPart(partRaw)}
+		return s.parts.Provider.Disk(ctx, filepath.Join(parts, s.rec.Disk[0]), s.rec.Spec.DiskMiB)
+	}
+	if err := s.from.LinkTo(parts); err != nil {
+		return err
+	}
+	layer := point.NewPart(partLayer)
+	s.rec.Disk = append(s.from.Disk[:len(s.from.Disk):len(s.from.Disk)], layer)
+	if err := s.parts.Provider.Overlay(filepath.Join(parts, layer), s.rec.Spec.DiskMiB); err != nil {
+		return err
+	}
+	s.topSize = fileSize(filepath.Join(parts, layer))
+	return nil
+}
+
 // publish gives the sandbox its name and its place.
 func (s *Supervisor) publish(tmp store.SandboxDir) error {
 	generated := s.rec.Spec.Name == ""
+	if s.member != nil {
+		if err := store.WriteJSON(tmp.Spec(), s.rec); err != nil {
+			return err
+		}
+		if err := os.Rename(string(tmp), string(s.parts.Store.Sandbox(s.rec.ID))); err != nil {
+			return err
+		}
+		s.placed()
+		return nil
+	}
 	for {
 		if generated {
 			s.rec.Spec.Name = newName()
@@ -132,10 +241,15 @@ func (s *Supervisor) publish(tmp store.SandboxDir) error {
 		if err != nil {
 			return err
 		}
-		s.dir = s.parts.Store.Sandbox(s.rec.ID)
-		s.gate.path = s.dir.State()
+		s.placed()
 		return nil
 	}
+}
+
+// placed notes where the sandbox lies from now on.
+func (s *Supervisor) placed() {
+	s.dir = s.parts.Store.Sandbox(s.rec.ID)
+	s.gate.path = s.dir.State()
 }
 
 // takeUp locks an existing sandbox and moves it to creating.
@@ -151,12 +265,15 @@ func (s *Supervisor) takeUp(ctx context.Context) error {
 	if damaged := store.ReadJSON(s.dir.State(), &st); damaged != nil {
 		st = control.Status{Lived: true} // the disk may hold work
 	}
-	if st.State != api.StateStopped {
+	if st.State != api.StateStopped && st.State != api.StateHibernated {
 		// The lock was free: whatever the last supervisor wrote, it is dead.
 		st.State = api.StateError
 	}
 	if err == nil {
 		err = s.checkHost(ctx, s.rec.Spec)
+	}
+	if err == nil {
+		err = s.wake(ctx)
 	}
 	if err == nil {
 		s.gate = openGate(s.dir.State(), st)
@@ -170,6 +287,30 @@ func (s *Supervisor) takeUp(ctx context.Context) error {
 		return api.Errorf(api.ClassOf(err), "start sandbox %s: %w", s.dir.ID(), err)
 	}
 	return nil
+}
+
+// wake has the sandbox continue what it hibernated as, if it did. A new layer
+// takes what it writes, so that the attempt can be repeated.
+func (s *Supervisor) wake(ctx context.Context) error {
+	p, err := point.Open(s.key, s.dir.Hibernated(), s.dir.Parts())
+	if api.ClassOf(err) == api.NotFound {
+		return nil
+	}
+	if err == nil {
+		err = s.checkMatch(p, s.rec.Spec)
+	}
+	if err != nil {
+		return api.Errorf(api.ClassOf(err), "continue what it hibernated as: %w", err).WithCode(api.AsError(err).Code)
+	}
+	layer := point.NewPart(partLayer)
+	if err := s.parts.Provider.Overlay(s.part(layer), s.rec.Spec.DiskMiB); err != nil {
+		return err
+	}
+	s.from, s.topSize = p, fileSize(s.part(layer))
+	return s.change(func(r *control.Record) error {
+		r.Disk = append(p.Disk[:len(p.Disk):len(p.Disk)], layer)
+		return nil
+	})
 }
 
 // checkHost refuses what this host cannot give.
@@ -201,10 +342,16 @@ func (s *Supervisor) bootOrEnd(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		select {
-		case <-s.ends:
-			cancel(api.Errorf(api.Unavailable, "sandbox %q was stopped while it came up", s.record().Spec.Name))
-		case <-ctx.Done():
+		for {
+			select {
+			case e := <-s.ends:
+				if e.refuse(errComingUp) {
+					continue
+				}
+				cancel(api.Errorf(api.Unavailable, "sandbox %q was stopped while it came up", s.record().Spec.Name))
+			case <-ctx.Done():
+			}
+			return
 		}
 	}()
 	err := s.boot(ctx)
@@ -215,37 +362,55 @@ func (s *Supervisor) bootOrEnd(ctx context.Context) error {
 		if err == nil {
 			s.vm.Kill()
 		}
-		s.gate.move(api.StateStopped, cause.Error())
+		s.gate.move(s.fallback(api.StateStopped), cause.Error())
 		return cause
 	}
 	if err != nil {
-		s.gate.move(api.StateError, err.Error())
+		s.gate.move(s.fallback(api.StateError), err.Error())
 	}
 	return err
 }
 
-// boot starts the VM and waits until its agent has answered and taken its setup.
+// fallback is the state of a sandbox that did not come up: one that hibernates
+// still does.
+func (s *Supervisor) fallback(st api.State) api.State {
+	if s.create == nil && s.from != nil {
+		return api.StateHibernated
+	}
+	return st
+}
+
+// boot starts the VM, or continues a saved one, and waits until its agent has
+// answered and taken its setup.
 func (s *Supervisor) boot(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, bootTime,
 		api.Errorf(api.Timeout, "the guest did not come up in %v", bootTime))
 	defer cancel()
-	kernel, initrd, err := s.parts.Provider.Kernel(ctx)
-	if err != nil {
-		return err
-	}
 	if _, err := os.Stat(s.base()); err != nil {
 		return api.Errorf(api.Unavailable, "start sandbox %q: the files of its image %q (%s) are gone: %w",
 			s.rec.Spec.Name, s.rec.Spec.Image, s.rec.Image.ID, err).
 			WithRecovery("Get that image again, with smolvm image pull or build: the sandbox's own disk is kept.")
 	}
+	c, err := s.config(ctx)
+	if err != nil {
+		return err
+	}
 	var u undo.Stack
 	defer u.Run()
 	t := time.Now()
-	s.vm, err = s.parts.Driver.Start(ctx, s.config(kernel, initrd))
+	s.vm, err = s.parts.Driver.Start(ctx, c)
 	if err != nil {
 		return err
 	}
 	u.Add(s.vm.Kill)
+	if v := s.vm.Info().Version; c.Restore != nil && v != s.from.Match.VMM {
+		return api.Errorf(api.Unavailable, "its memory was saved by %s, this host has %s", s.from.Match.VMM, v).WithCode("foreign_memory")
+	}
+	if c.Restore != nil {
+		if err := s.vm.Resume(ctx); err != nil {
+			return err
+		}
+	}
 	s.timings.VMMMS = ms(t)
 	t = time.Now()
 	if err := s.connect(ctx); err != nil {
@@ -259,22 +424,6 @@ func (s *Supervisor) boot(ctx context.Context) error {
 	s.timings.SetupMS = ms(t)
 	u.Success()
 	return nil
-}
-
-// base is the path of the image's file system.
-func (s *Supervisor) base() string { return filepath.Join(s.parts.Store.Root(), s.rec.Image.RootFS) }
-
-func (s *Supervisor) config(kernel, initrd string) vmm.Config {
-	spec := s.rec.Spec
-	return vmm.Config{
-		Name: spec.Name, Dir: s.dir.VM(),
-		CPUs: spec.CPUs, MemoryMiB: spec.MemoryMiB, Accel: spec.Accel,
-		Kernel: kernel, Initrd: initrd,
-		Disks: []vmm.Disk{
-			{Path: s.base(), Format: vmm.Raw, ReadOnly: true},
-			{Path: s.dir.Disk(), Format: vmm.Raw},
-		},
-	}
 }
 
 // connect dials the guest and greets the agent, until the VM ends.
@@ -328,20 +477,32 @@ func ended(vm vmm.Machine) error {
 
 // setUp gives the guest its identity, the clock and fresh randomness.
 func (s *Supervisor) setUp(ctx context.Context) error {
-	seed, machine := make([]byte, 64), make([]byte, 16)
-	rand.Read(seed)
-	rand.Read(machine)
-	c := guest.Client{Opener: s.session()}
-	err := c.Setup(ctx, guest.Setup{
-		Hostname: s.rec.Spec.Name, TimeNS: time.Now().UnixNano(),
-		Seed: seed, MachineID: hex.EncodeToString(machine),
-	})
+	id := identity(s.rec.Spec.Name)
+	id.Resumed = s.from != nil && s.from.Full()
+	id.Copy = s.from != nil && s.create != nil
+	if id.Resumed && !id.Copy {
+		id.MachineID = "" // it is itself, later
+	}
+	r, err := guest.Client{Opener: s.session()}.Identify(ctx, id)
 	if err != nil {
 		return err
 	}
-	info, err := c.Info(ctx)
-	s.timings.Boot = bootSteps(info.BootMS)
-	return err
+	for _, f := range r.Failed {
+		slog.Warn("give the guest its identity", "failed", f)
+	}
+	s.timings.Boot = bootSteps(append(r.Info.BootMS, r.StepsUS...))
+	return nil
+}
+
+// identity is what makes a guest different from all others.
+func identity(hostname string) guest.Setup {
+	seed, machine := make([]byte, 64), make([]byte, 16)
+	rand.Read(seed)
+	rand.Read(machine)
+	return guest.Setup{
+		Hostname: hostname, TimeNS: time.Now().UnixNano(),
+		Seed: seed, MachineID: hex.EncodeToString(machine),
+	}
 }
 
 // bootSteps bounds what a guest says about its boot, which is kept and shown.

@@ -29,6 +29,24 @@ func (b *birth) ready(info api.Sandbox) bool {
 	return b.send(control.Birth{Sandbox: &info}, true)
 }
 
+// pooled says that a member of a pool waits. Its birth goes on until it is taken.
+func (b *birth) pooled(info api.Sandbox) bool {
+	return b.send(control.Birth{Sandbox: &info}, false)
+}
+
+// close ends the birth without another word.
+func (b *birth) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.w != nil {
+		b.w.Close()
+		b.w = nil
+	}
+}
+
+// done says that what was asked for is done, where that is no running sandbox.
+func (b *birth) done(m control.Birth) { b.send(m, true) }
+
 // lost notes that the client has gone; before the last line that undoes the birth.
 func (b *birth) lost(cancel context.CancelCauseFunc) {
 	b.mu.Lock()

@@ -12,11 +12,13 @@ import (
 
 // moves is the table of states: from each, the ones that may follow.
 var moves = map[api.State][]api.State{
-	api.StateCreating: {api.StateRunning, api.StateStopped, api.StateError},
-	api.StateRunning:  {api.StatePaused, api.StateStopped, api.StateError},
-	api.StatePaused:   {api.StateRunning, api.StateStopped, api.StateError},
-	api.StateStopped:  {api.StateCreating},
-	api.StateError:    {api.StateCreating},
+	api.StateCreating:   {api.StateRunning, api.StatePooled, api.StateHibernated, api.StateStopped, api.StateError},
+	api.StatePooled:     {api.StateRunning, api.StateStopped, api.StateError},
+	api.StateRunning:    {api.StatePaused, api.StateHibernated, api.StateStopped, api.StateError},
+	api.StatePaused:     {api.StateRunning, api.StateHibernated, api.StateStopped, api.StateError},
+	api.StateHibernated: {api.StateCreating},
+	api.StateStopped:    {api.StateCreating},
+	api.StateError:      {api.StateCreating},
 }
 
 // maxReason bounds a reason, in bytes: a guest may have written it.

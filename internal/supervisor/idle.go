@@ -22,6 +22,16 @@ func newIdle(after time.Duration) *idle {
 	return i
 }
 
+// reset begins anew with another time.
+func (i *idle) reset(after time.Duration) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.after = after
+	if i.users == 0 {
+		i.arm()
+	}
+}
+
 // begin marks a use; the function it returns ends it.
 func (i *idle) begin() (end func()) {
 	i.mu.Lock()
@@ -50,6 +60,9 @@ func (i *idle) quiet() bool {
 
 func (i *idle) arm() {
 	i.since = time.Now()
+	if i.timer != nil {
+		i.timer.Stop()
+	}
 	if i.after <= 0 {
 		return
 	}

@@ -5,13 +5,24 @@
 //
 // # How one is started
 //
-//	smolvm supervise create     reads one line, an api.Spec, from standard input
-//	smolvm supervise start ID   takes up a sandbox that is stopped or in error
+//	smolvm supervise create     reads one line, a control.Create, from standard input
+//	smolvm supervise start ID   takes up a sandbox that is stopped, hibernated or in error
+//
+// Two errands need a supervisor's parts, but leave no sandbox running: they end
+// with the birth.
+//
+//	smolvm supervise template   reads a control.Create, makes its template
+//	smolvm supervise point ID   reads a control.Point, saves a sandbox without a VM
+//
+// A member of a pool comes up as a sandbox does, without a name, and waits:
+//
+//	smolvm supervise member     reads a control.Create; its client is the pool's keeper
 //
 // Descriptor 3 is a pipe to which it writes control.Birth lines until the
 // sandbox runs or could not be made. Standard input stays open for as long as
 // the client lives: if it ends before the sandbox runs, everything is undone;
-// the end of the client of an ephemeral sandbox ends and removes the sandbox.
+// the end of the client of an ephemeral sandbox ends and removes the sandbox. A
+// member's birth stays open until the member is taken, and its keeper's end ends it.
 package supervisor
 
 import (
@@ -28,6 +39,7 @@ import (
 
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/control"
+	"github.com/smolvm/smolvm/internal/seal"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
@@ -40,6 +52,8 @@ type Provider interface {
 	Kernel(ctx context.Context) (kernel, initrd string, err error)
 	// Disk makes an empty writable layer.
 	Disk(ctx context.Context, path string, mib int) error
+	// Overlay makes an empty qcow2 file to stand above others of a disk.
+	Overlay(path string, mib int) error
 }
 
 // Parts is what a supervisor is wired with.
@@ -74,6 +88,7 @@ func Main(parts Parts, args []string) int {
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	lifeline := make(chan struct{})
+	s.client = lifeline
 	go func() {
 		io.Copy(io.Discard, in) // ends with the client
 		close(lifeline)
@@ -92,36 +107,79 @@ func Main(parts Parts, args []string) int {
 		case <-ctx.Done():
 		}
 	}()
+	if s.errand != nil {
+		born, err := s.errand(ctx, birth)
+		if err != nil {
+			birth.fail(err)
+			return 1
+		}
+		birth.done(born)
+		return 0
+	}
 	if err := s.begin(ctx, birth); err != nil {
 		birth.fail(err)
 		return 1
 	}
-	if !birth.ready(s.describe()) {
+	ready := birth.ready
+	if s.member != nil {
+		ready = birth.pooled
+	}
+	if !ready(s.describe()) {
 		s.abandon() // the client died before it could know
 		return 1
 	}
 	cancel(nil)
 	<-told
-	s.live(term, lifeline)
+	s.live(term)
 	return 0
 }
 
 func newSupervisor(parts Parts, in *bufio.Reader, args []string) (*Supervisor, error) {
+	key, err := seal.OpenKey(parts.Store.Key())
+	if err != nil {
+		return nil, err
+	}
+	s := &Supervisor{parts: parts, key: key}
 	switch {
-	case len(args) == 1 && args[0] == "create":
-		line, err := readLine(in)
-		if err != nil {
+	case len(args) == 1 && (args[0] == "create" || args[0] == "template" || args[0] == "member"):
+		s.create = new(control.Create)
+		if err := readRequest(in, s.create); err != nil {
 			return nil, err
 		}
-		var spec api.Spec
-		if err := json.Unmarshal(line, &spec); err != nil {
-			return nil, api.Errorf(api.Invalid, "read spec: %w", err)
+		switch args[0] {
+		case "template":
+			s.errand = s.makeTemplate
+		case "member":
+			s.member = new(member)
 		}
-		return &Supervisor{parts: parts, create: &spec}, nil
+		return s, nil
 	case len(args) == 2 && args[0] == "start":
-		return &Supervisor{parts: parts, dir: parts.Store.Sandbox(args[1])}, nil
+		s.dir = parts.Store.Sandbox(args[1])
+		return s, nil
+	case len(args) == 2 && args[0] == "point":
+		s.dir = parts.Store.Sandbox(args[1])
+		var p control.Point
+		if err := readRequest(in, &p); err != nil {
+			return nil, err
+		}
+		s.errand = func(context.Context, *birth) (control.Birth, error) {
+			return control.Birth{Done: true}, s.pointStopped(p)
+		}
+		return s, nil
 	}
-	return nil, api.Errorf(api.Invalid, "supervise %q: want create, or start ID", args)
+	return nil, api.Errorf(api.Invalid, "supervise %q: no such errand", args)
+}
+
+// readRequest reads the line that says what to do.
+func readRequest(in *bufio.Reader, v any) error {
+	line, err := readLine(in)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(line, v); err != nil {
+		return api.Errorf(api.Invalid, "read request: %w", err)
+	}
+	return nil
 }
 
 func readLine(in *bufio.Reader) ([]byte, error) {

@@ -29,6 +29,7 @@ const maxBody = 8 << 20
 // serve starts answering on l.
 func (s *Supervisor) serve(l net.Listener) {
 	s.ends = make(chan end)
+	s.swaps = make(chan func() error)
 	s.over = make(chan struct{})
 	s.idle = newIdle(s.record().Spec.IdleTimeout())
 	s.server = &server{served: make(chan struct{})}
@@ -85,7 +86,11 @@ func (s *Supervisor) routes() http.Handler {
 	})
 	handle(mux, control.RouteSetEnv, s.setEnv)
 	handle(mux, control.RouteStats, s.stats)
+	handle(mux, control.RoutePoint, s.point)
+	handle(mux, control.RouteCheckpoint, s.checkpoint)
+	handle(mux, control.RouteRewind, s.rewindTo)
 	mux.HandleFunc(control.RouteStream, s.stream)
+	mux.HandleFunc(control.RouteClaim, s.claim)
 	return mux
 }
 
@@ -145,6 +150,11 @@ const maxGrace = time.Hour
 func (s *Supervisor) stop(ctx context.Context, o api.Stop) (api.Sandbox, error) {
 	e := end{state: api.StateStopped, reason: "stopped by its user", grace: api.DefaultGrace}
 	switch {
+	case o.Hibernate:
+		if s.record().Spec.Ephemeral {
+			return api.Sandbox{}, api.Errorf(api.Invalid, "hibernate sandbox %q: it is ephemeral and ends with its client", s.record().Spec.Name)
+		}
+		e = end{state: api.StateHibernated, reason: "hibernated by its user", grace: -1, refused: make(chan error, 1)}
 	case o.GraceSeconds < 0:
 		e.grace = -1
 	case o.GraceSeconds > 0:
@@ -159,6 +169,8 @@ func (s *Supervisor) stop(ctx context.Context, o api.Stop) (api.Sandbox, error) 
 	select {
 	case <-s.over:
 		return s.describe(), nil
+	case err := <-e.refused:
+		return api.Sandbox{}, err
 	case <-ctx.Done():
 		return api.Sandbox{}, ctx.Err()
 	}

@@ -36,9 +36,11 @@ func (s *Supervisor) stats(ctx context.Context, _ struct{}) (out api.Stats, err 
 		out.HostPSSKiB += pss
 		out.HostCPUMS += cpu
 	}
-	var st syscall.Stat_t
-	if syscall.Stat(s.dir.Disk(), &st) == nil {
-		out.HostDiskKiB = st.Blocks / 2 // in units of 512 bytes, stat(2)
+	for _, name := range s.record().Disk {
+		var st syscall.Stat_t
+		if syscall.Stat(s.part(name), &st) == nil {
+			out.HostDiskKiB += st.Blocks / 2 // in units of 512 bytes, stat(2)
+		}
 	}
 	return out, nil
 }

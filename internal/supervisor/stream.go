@@ -68,17 +68,27 @@ func (s *Supervisor) openGuest(ctx context.Context, client guest.Stream) (guest.
 	}
 	switch op {
 	case guest.OpExec:
-		if req, err = s.completeExec(req); err != nil {
-			return nil, err
-		}
-	case guest.OpSetup, guest.OpShutdown:
+		return s.exec(ctx, req)
+	case guest.OpSetup, guest.OpShutdown, guest.OpQuiesce, guest.OpThaw:
 		return nil, api.Errorf(api.Denied, "operation %d is the supervisor's own", op)
 	}
 	return s.session().Open(ctx, op, req)
 }
 
+func (s *Supervisor) exec(ctx context.Context, req wire.Raw) (guest.Stream, error) {
+	e, err := s.completeExec(req)
+	if err != nil {
+		return nil, err
+	}
+	st, err := s.session().Open(ctx, guest.OpExec, e)
+	if err != nil || s.record().Spec.Checkpoint != api.CheckpointEachCommand || e.Detach {
+		return st, err
+	}
+	return eachCommand{Stream: st, s: s, label: strings.Join(e.Argv, " ")}, nil
+}
+
 // completeExec fills what a command leaves open from the sandbox and its image.
-func (s *Supervisor) completeExec(req wire.Raw) (wire.Raw, error) {
+func (s *Supervisor) completeExec(req wire.Raw) (*guest.Exec, error) {
 	var e guest.Exec
 	if err := wire.Unmarshal(req, &e); err != nil {
 		return nil, api.Errorf(api.Invalid, "exec: %w", err)
@@ -97,7 +107,7 @@ func (s *Supervisor) completeExec(req wire.Raw) (wire.Raw, error) {
 		e.User = rec.Image.User
 	}
 	e.Env = mergeEnv(rec.Image.Env, pairs(rec.Spec.Env), e.Env)
-	return wire.Marshal(&e), nil
+	return &e, nil
 }
 
 // mergeEnv joins lists of KEY=VALUE; later lists win.

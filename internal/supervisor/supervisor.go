@@ -16,6 +16,8 @@ import (
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/control"
 	"github.com/smolvm/smolvm/internal/guest"
+	"github.com/smolvm/smolvm/internal/point"
+	"github.com/smolvm/smolvm/internal/seal"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/undo"
 	"github.com/smolvm/smolvm/internal/vmm"
@@ -24,7 +26,11 @@ import (
 // Supervisor is one sandbox's life.
 type Supervisor struct {
 	parts  Parts
-	create *api.Spec // of a new sandbox; nil for one that is taken up
+	create *control.Create // of a new sandbox; nil for one that is taken up
+	member *member         // of a pool's member; nil for others
+	key    seal.Key        // authenticates what is saved
+	// errand is what to do instead of running a sandbox.
+	errand func(context.Context, *birth) (control.Birth, error)
 
 	dir     store.SandboxDir
 	lock    heldLock
@@ -33,9 +39,17 @@ type Supervisor struct {
 	vm      vmm.Machine
 	server  *server
 	idle    *idle
-	ends    chan end      // asks live to end the sandbox
-	over    chan struct{} // closed when the VM has ended and the state says so
+	ends    chan end          // asks live to end the sandbox
+	swaps   chan func() error // has live change the sandbox; after an error it has no VM
+	client  <-chan struct{}   // closed when the client has ended that began the sandbox
+	over    chan struct{}     // closed when the VM has ended and the state says so
 
+	from    *point.Point // what the sandbox continues; nil: it boots
+	mem     memory       // what guest memory is made of; changed under still
+	topSize int64        // of the top layer of the disk while it is empty
+
+	still   sync.Mutex // held while the VM stands still or is changed
+	steps   sync.Mutex // held while a step is recorded
 	renames sync.Mutex // held while the sandbox's name changes
 
 	mu  sync.Mutex // guards what follows
@@ -49,28 +63,49 @@ type end struct {
 	reason string
 	grace  time.Duration // negative: at once
 	remove bool
+	// refused gets the reason where the wish cannot be fulfilled and the sandbox goes
+	// on. Nil: it always can. It has room for one.
+	refused chan error
+}
+
+// refuse answers a wish that cannot be fulfilled now, if it is one that can be
+// refused.
+func (e end) refuse(err error) bool {
+	if e.refused == nil {
+		return false
+	}
+	e.refused <- err
+	return true
 }
 
 // live runs the sandbox until something ends it, then cleans up.
-func (s *Supervisor) live(term <-chan os.Signal, lifeline <-chan struct{}) {
-	e := s.watch(term, lifeline)
+func (s *Supervisor) live(term <-chan os.Signal) {
+	e := s.watch(term)
 	slog.Info("sandbox ends", "state", e.state, "reason", e.reason, "remove", e.remove)
 	s.finish(e)
 }
 
 // watch returns what ends the sandbox.
-func (s *Supervisor) watch(term <-chan os.Signal, lifeline <-chan struct{}) end {
-	if !s.record().Spec.Ephemeral {
-		lifeline = nil // the client may go
-	}
-	expires := s.record().Expires()
-	expired := time.NewTimer(untilLook(expires))
+func (s *Supervisor) watch(term <-chan os.Signal) end {
+	expired := time.NewTimer(0)
 	defer expired.Stop()
 	var breaks breaks
 	for {
 		select {
 		case e := <-s.ends:
+			if e.state == api.StateHibernated {
+				if err := s.hibernate(); err != nil {
+					e.refuse(err)
+					continue
+				}
+			}
 			return e
+		case f := <-s.swaps:
+			if err := f(); err != nil {
+				// A member that could not be taken is nobody's.
+				return end{state: api.StateError, reason: err.Error(), grace: -1, remove: s.gate.get().State == api.StatePooled}
+			}
+			expired.Reset(0) // the time to live may be another
 		case <-s.vm.Done():
 			return vmEnded(s.vm)
 		case <-s.session().Done():
@@ -81,21 +116,48 @@ func (s *Supervisor) watch(term <-chan os.Signal, lifeline <-chan struct{}) end 
 				return *e
 			}
 		case <-expired.C:
-			if time.Now().Before(expires) {
-				expired.Reset(untilLook(expires))
+			at := s.record().Expires()
+			if at.IsZero() || time.Now().Before(at) {
+				expired.Reset(untilLook(at))
 				continue
 			}
 			return end{state: api.StateStopped, reason: "its time to live is over", grace: -1, remove: true}
 		case <-s.idle.fired:
-			if s.idle.quiet() {
-				return end{state: api.StateStopped, reason: "idle timeout", grace: api.DefaultGrace}
+			if e := s.idleOver(); e != nil {
+				return *e
 			}
-		case <-lifeline:
+		case <-s.lifeline():
 			return end{state: api.StateStopped, reason: "its client ended", grace: -1, remove: true}
 		case <-term:
 			return end{state: api.StateStopped, reason: "supervisor was told to end", grace: api.DefaultGrace}
 		}
 	}
+}
+
+// lifeline is closed when the client ends on which the sandbox's life depends; nil
+// where it depends on none.
+func (s *Supervisor) lifeline() <-chan struct{} {
+	if s.record().Spec.Ephemeral || s.gate.get().State == api.StatePooled {
+		return s.client
+	}
+	return nil // the client may go
+}
+
+// idleOver returns what an idle timeout that has come does.
+func (s *Supervisor) idleOver() *end {
+	if !s.idle.quiet() {
+		return nil
+	}
+	if s.record().Spec.IdleAction != api.IdleHibernate {
+		return &end{state: api.StateStopped, reason: "idle timeout", grace: api.DefaultGrace}
+	}
+	if err := s.hibernate(); err != nil {
+		// Its memory is worth more than what it costs: try again later.
+		slog.Warn("hibernate at idle timeout", "err", err)
+		s.idle.begin()()
+		return nil
+	}
+	return &end{state: api.StateHibernated, reason: "idle timeout", grace: -1}
 }
 
 // lookAgain is how often the clock is looked at: a timer stands still while the
@@ -125,6 +187,13 @@ func (b *breaks) allow(now time.Time) bool {
 	*b = append(*b, now)
 	return len(*b) <= maxBreaks
 }
+
+// Why a wish to hibernate is refused that comes at a bad moment.
+var (
+	errGuestAway = api.Errorf(api.Unavailable, "the guest does not answer just now")
+	errEnding    = api.Errorf(api.Conflict, "the sandbox is being stopped")
+	errComingUp  = api.Errorf(api.Conflict, "the sandbox is coming up")
+)
 
 func vmEnded(vm vmm.Machine) end {
 	if err := vm.Err(); err != nil {
@@ -160,8 +229,14 @@ func (s *Supervisor) reconnect() *end {
 		return &end{state: api.StateError, reason: "guest agent lost: " + err.Error(), grace: -1}
 	case e := <-s.ends:
 		cancel()
-		<-done
+		err := <-done
+		if e.refuse(errGuestAway) && err == nil {
+			return nil
+		}
 		e.grace = -1 // there is nobody to ask
+		if e.refused != nil {
+			e = end{state: api.StateError, reason: errGuestAway.Error(), grace: -1}
+		}
 		return &e
 	}
 }
@@ -173,6 +248,9 @@ func (s *Supervisor) finish(e end) {
 		e.remove = true
 	}
 	s.idle.stop()
+	if s.member != nil {
+		os.Remove(s.member.entry) // nobody need try it any more
+	}
 	if e.grace >= 0 {
 		if err := s.shutDown(e.grace); err != nil {
 			slog.Warn("guest did not shut down; killing it", "err", err)
@@ -204,6 +282,9 @@ func (s *Supervisor) shutDown(grace time.Duration) error {
 		for {
 			select {
 			case e := <-s.ends:
+				if e.refuse(errEnding) {
+					continue
+				}
 				if e.grace < 0 {
 					cancel() // somebody has no time for the grace
 				}
@@ -212,7 +293,10 @@ func (s *Supervisor) shutDown(grace time.Duration) error {
 			}
 		}
 	}()
-	if err := s.vm.Resume(ctx); err != nil {
+	s.still.Lock() // a save under way must not see the guest move
+	err := s.vm.Resume(ctx)
+	s.still.Unlock()
+	if err != nil {
 		return err
 	}
 	c := guest.Client{Opener: s.session()}
@@ -237,6 +321,8 @@ func (s *Supervisor) resume(ctx context.Context) error {
 }
 
 func (s *Supervisor) halt(ctx context.Context, to api.State, do, back func(context.Context) error) error {
+	s.still.Lock()
+	defer s.still.Unlock()
 	if s.gate.get().State == to {
 		return nil
 	}

@@ -15,10 +15,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/smolvm/smolvm/internal/seal"
 	"github.com/smolvm/smolvm/internal/store"
 )
 
@@ -58,31 +60,70 @@ func repository() string {
 	return filepath.Join(filepath.Dir(file), "..", "..")
 }
 
-// Home makes a state directory for one test. Images and kernels are the user's
-// own, set up where they are missing; sandboxes and names are the test's. At the
-// end of the test nothing may live in it.
+// Home makes a state directory for one test. Images, kernels and templates are the
+// user's own, set up where they are missing; sandboxes and names are the test's. At
+// the end of the test nothing may live in it.
 func Home(t testing.TB) string {
 	t.Helper()
-	home := t.TempDir()
-	if err := Fill(home); err != nil {
+	home, remove, err := NewHome()
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { noProcesses(t, home) })
+	t.Cleanup(func() {
+		noProcesses(t, home)
+		remove()
+	})
 	return home
 }
 
-// Fill is Home for a TestMain, in a directory that is there.
-func Fill(home string) error {
+// NewHome is Home for a TestMain.
+func NewHome() (home string, remove func(), err error) {
 	shared, err := prepare()
 	if err != nil {
-		return err
+		return "", nil, err
 	}
-	for _, dir := range []string{shared.Images(), shared.Kernels()} {
+	// Beside the user's own, because sandboxes are made of links to templates, which
+	// must be on the same file system.
+	home, err = os.MkdirTemp(filepath.Dir(shared.Root()), "smolvm-test-")
+	if err != nil {
+		return "", nil, err
+	}
+	remove = func() { os.RemoveAll(home) }
+	if err := fill(home, shared); err != nil {
+		remove()
+		return "", nil, err
+	}
+	return home, remove, nil
+}
+
+func fill(home string, shared store.Store) error {
+	for _, dir := range []string{shared.Images(), shared.Kernels(), shared.Templates()} {
 		if err := os.Symlink(dir, filepath.Join(home, filepath.Base(dir))); err != nil {
 			return err
 		}
 	}
-	return nil
+	// Templates are of use only to who has the key that they were made with.
+	if _, err := seal.OpenKey(shared.Key()); err != nil {
+		return err
+	}
+	s, err := store.Open(home)
+	if err != nil {
+		return err
+	}
+	return os.Link(shared.Key(), s.Key())
+}
+
+// OwnTemplates gives a test's state directory templates that nobody else uses, to
+// be damaged.
+func OwnTemplates(t testing.TB, home string) {
+	t.Helper()
+	path := filepath.Join(home, "templates")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // prepare sets the user's own state directory up.
@@ -140,8 +181,11 @@ func Processes(home string) []Process {
 	return list
 }
 
+// fixed are the entries that every state directory has.
+var fixed = []string{".", "version", "key", "sandboxes", "names", "names/.lock", "snapshots", "pools", "tmp"}
+
 // Files lists everything below a state directory that belongs to sandboxes: all
-// but images, kernels, and the fixed directories and locks.
+// but images, kernels, templates, and the fixed directories and locks.
 func Files(home string) []string {
 	var list []string
 	filepath.WalkDir(home, func(path string, d os.DirEntry, err error) error {
@@ -149,12 +193,12 @@ func Files(home string) []string {
 		switch {
 		case err != nil:
 			return nil
-		case rel == "images" || rel == "kernels":
+		case rel == "images" || rel == "kernels" || rel == "templates":
 			if d.IsDir() {
 				return filepath.SkipDir
 			}
 			return nil
-		case rel == "." || rel == "version" || rel == "sandboxes" || rel == "names" || rel == "tmp" || rel == filepath.Join("names", ".lock"):
+		case slices.Contains(fixed, rel):
 			return nil
 		}
 		list = append(list, rel)

@@ -1,0 +1,159 @@
+package manager
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/control"
+	"github.com/smolvm/smolvm/internal/sockpath"
+	"github.com/smolvm/smolvm/internal/store"
+)
+
+// claim takes a sandbox that waits in a pool for spec. Nil without an error: none
+// waits. Of many clients that come at once each gets another member, or none.
+func (m *Manager) claim(ctx context.Context, spec api.Spec) (*Handle, error) {
+	key := control.PoolKey(spec)
+	if key == "" {
+		return nil, nil
+	}
+	dir := m.store.PoolMembers(key)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, nil // there is no such pool
+	}
+	for _, e := range entries {
+		if os.Remove(filepath.Join(dir, e.Name())) != nil {
+			continue // another client was faster
+		}
+		h, err := m.take(ctx, e.Name(), spec)
+		switch {
+		case err == nil:
+			return h, nil
+		case ctx.Err() != nil:
+			return nil, api.Errorf(contextClass(ctx), "create sandbox: %w", context.Cause(ctx))
+		case spec.Name != "" && errors.Is(err, api.ErrConflict) && m.taken(spec.Name):
+			os.WriteFile(filepath.Join(dir, e.Name()), nil, 0o600) // the member still waits
+			return nil, err
+		}
+		// It died, or was made of an image that was replaced. The next, or a new one.
+	}
+	return nil, nil
+}
+
+func (m *Manager) taken(name string) bool {
+	_, err := m.store.ByName(name)
+	return err == nil
+}
+
+// take has one member become what spec asks for.
+func (m *Manager) take(ctx context.Context, id string, spec api.Spec) (*Handle, error) {
+	conn, err := sockpath.Dial(ctx, m.store.Sandbox(id).Socket())
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	b, err := ask(conn, control.Create{Spec: spec})
+	if err == nil && b.Error != nil {
+		err = b.Error
+	}
+	if err != nil || b.Sandbox == nil {
+		conn.Close()
+		return nil, errors.Join(err, context.Cause(ctx))
+	}
+	h := &Handle{m: m, id: b.Sandbox.ID}
+	return h, h.keep(conn, spec.Ephemeral)
+}
+
+// ask speaks ClaimProtocol.
+func ask(conn net.Conn, c control.Create) (b control.Birth, err error) {
+	method, path, _ := strings.Cut(control.RouteClaim, " ")
+	head := method + " " + path + " HTTP/1.1\r\nHost: supervisor\r\nConnection: Upgrade\r\nUpgrade: " + control.ClaimProtocol + "\r\n\r\n"
+	line, err := json.Marshal(c)
+	if err != nil {
+		return b, err
+	}
+	if _, err := io.WriteString(conn, head+string(line)+"\n"); err != nil {
+		return b, err
+	}
+	br := bufio.NewReader(conn)
+	res, err := http.ReadResponse(br, nil)
+	if err != nil {
+		return b, err
+	}
+	if res.StatusCode != http.StatusSwitchingProtocols {
+		return b, api.Errorf(api.Conflict, "take sandbox: %s", res.Status)
+	}
+	return b, json.NewDecoder(br).Decode(&b)
+}
+
+// SetPool has the keeper keep a pool.
+func (m *Manager) SetPool(ctx context.Context, p api.Pool) (out api.Pool, err error) {
+	spec := poolSpec(p).WithDefaults()
+	if err := spec.Check(); err != nil {
+		return p, err
+	}
+	if p.Size < 0 || p.Size > api.MaxPool {
+		return p, api.Errorf(api.Invalid, "pool of %d: not within 0 to %d", p.Size, api.MaxPool)
+	}
+	return out, m.callKeeper(ctx, control.RouteSetPool, p, &out)
+}
+
+// Pools lists the pools.
+func (m *Manager) Pools(ctx context.Context) ([]api.Pool, error) {
+	if sizes, err := m.poolSizes(); err != nil || len(sizes) == 0 {
+		return []api.Pool{}, err // no keeper is needed to say so
+	}
+	var out []api.Pool
+	return out, m.callKeeper(ctx, control.RoutePools, nil, &out)
+}
+
+// DrainPools ends the pools of an image; of all where image is empty.
+func (m *Manager) DrainPools(ctx context.Context, image string) ([]api.Pool, error) {
+	if sizes, err := m.poolSizes(); err != nil || len(sizes) == 0 {
+		return []api.Pool{}, err
+	}
+	var out []api.Pool
+	return out, m.callKeeper(ctx, control.RouteDrainPools, control.Drain{Image: image}, &out)
+}
+
+// poolSizes are the pools that there are to be, as they are remembered.
+func (m *Manager) poolSizes() ([]api.Pool, error) {
+	var list []api.Pool
+	err := store.ReadJSON(m.store.PoolSizes(), &list)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	return list, err
+}
+
+func poolSpec(p api.Pool) api.Spec {
+	return api.Spec{Image: p.Image, CPUs: p.CPUs, MemoryMiB: p.MemoryMiB, DiskMiB: p.DiskMiB}
+}
+
+// callKeeper asks the keeper, which is started where it is not there.
+func (m *Manager) callKeeper(ctx context.Context, route string, in, out any) error {
+	for wait := newPatience(); ; {
+		err := control.NewClient(m.store.Keeper()).Call(ctx, route, in, out)
+		if !errors.Is(err, control.ErrNoSupervisor) && !errors.Is(err, control.ErrEnded) {
+			return err
+		}
+		if !store.Locked(m.store.KeeperLock()) {
+			if err := m.startKeeper(); err != nil {
+				return err
+			}
+		}
+		if err := wait.more(ctx); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,48 @@
+package point
+
+import (
+	"os"
+	"path/filepath"
+
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/store"
+)
+
+// Template is what users are told of a template.
+func (m *Manifest) Template(dir store.PointDir) api.Template {
+	t := api.Template{
+		Key: filepath.Base(string(dir)), Image: m.Ref, ImageID: m.Image.ID,
+		CPUs: m.Match.CPUs, MemoryMiB: m.Match.MemoryMiB, DiskMiB: m.Match.DiskMiB,
+		Accel: m.Accel, VMM: m.Match.VMM, Created: m.Created, Bytes: m.Bytes(),
+	}
+	if fi, err := os.Stat(string(dir)); err == nil {
+		t.Used = fi.ModTime().UTC()
+	}
+	return t
+}
+
+// Snapshot is what users are told of a snapshot.
+func (m *Manifest) Snapshot(name string) api.Snapshot {
+	s := api.Snapshot{
+		Name: name, Kind: api.SnapshotDisk, Source: m.Source, Image: m.Ref, ImageID: m.Image.ID,
+		CPUs: m.Match.CPUs, MemoryMiB: m.Match.MemoryMiB, DiskMiB: m.Match.DiskMiB,
+		Created: m.Created, Bytes: m.Bytes(), PauseMS: m.PauseMS, Digest: m.Digest(),
+	}
+	if m.Full() {
+		s.Kind, s.Accel, s.VMM = api.SnapshotFull, m.Accel, m.Match.VMM
+	}
+	return s
+}
+
+// StepBytes is what a step takes that its parent, which may be nil, has not.
+func (m *Manifest) StepBytes(parent *Manifest) (n int64) {
+	for name, p := range m.Parts {
+		if parent != nil {
+			if _, ok := parent.Parts[name]; ok {
+				continue
+			}
+		}
+		n += p.Bytes
+	}
+	return n
+}

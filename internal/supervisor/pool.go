@@ -1,0 +1,190 @@
+package supervisor
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/control"
+	"github.com/smolvm/smolvm/internal/guest"
+)
+
+// member is what a sandbox has beside others while it waits in a pool.
+type member struct {
+	entry string // the file that says that it waits
+	birth *birth // open until it is taken
+	once  sync.Mutex
+	taken bool
+}
+
+// wait has the sandbox, which is up, wait in its pool: it has run what clients run
+// first, because the VMM has translated that code then, and stands still.
+func (s *Supervisor) wait(ctx context.Context) error {
+	if err := warmUp(ctx, guest.Client{Opener: s.session()}); err != nil {
+		return err
+	}
+	if err := s.vm.Pause(ctx); err != nil {
+		return err
+	}
+	info := s.vm.Info()
+	_, err := s.gate.update(func(st *control.Status) error {
+		st.State, st.VMMPID, st.Accel = api.StatePooled, info.PID, info.Accel
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	dir := s.parts.Store.PoolMembers(control.PoolKey(s.record().Spec))
+	s.member.entry = filepath.Join(dir, s.record().ID)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(s.member.entry, nil, 0o600)
+}
+
+// claim serves RouteClaim: the sandbox becomes its caller's. Only the first caller
+// gets it.
+func (s *Supervisor) claim(w http.ResponseWriter, r *http.Request) {
+	if s.member == nil || r.Header.Get("Upgrade") != control.ClaimProtocol {
+		answer(w, nil, api.Errorf(api.Invalid, "take sandbox: it waits in no pool, or the upgrade is not to %s", control.ClaimProtocol))
+		return
+	}
+	conn, buf, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		answer(w, nil, err)
+		return
+	}
+	conn.SetDeadline(time.Now().Add(openTime))
+	var c control.Create
+	_, err = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", control.ClaimProtocol)
+	if err == nil {
+		err = json.NewDecoder(io.LimitReader(buf, maxSpec)).Decode(&c)
+	}
+	if err != nil {
+		conn.Close()
+		return
+	}
+	conn.SetDeadline(time.Time{})
+	ctx, cancel := context.WithTimeout(s.server.closing, bootTime)
+	defer cancel()
+	err = s.take(ctx, c, lifelineOf(conn, buf.Reader))
+	b := control.Birth{Error: api.AsError(err)}
+	if err == nil {
+		info := s.describe()
+		b = control.Birth{Sandbox: &info}
+	}
+	if json.NewEncoder(conn).Encode(b) != nil || err != nil {
+		conn.Close() // for an ephemeral sandbox that is the end
+	}
+}
+
+// lifelineOf is closed when the peer of a connection has gone.
+func lifelineOf(conn net.Conn, r *bufio.Reader) <-chan struct{} {
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		io.Copy(io.Discard, r)
+		conn.Close()
+	}()
+	return gone
+}
+
+var errTaken = api.Errorf(api.Conflict, "take sandbox: somebody else was faster")
+
+// take makes the waiting sandbox what c asks for. A member whose taking fails in
+// the middle ends: it never serves twice.
+func (s *Supervisor) take(ctx context.Context, c control.Create, client <-chan struct{}) error {
+	s.member.once.Lock()
+	defer s.member.once.Unlock()
+	if s.member.taken {
+		return errTaken
+	}
+	spec := c.Spec.WithDefaults()
+	if err := s.fits(ctx, spec); err != nil {
+		return err
+	}
+	s.member.taken = true
+	os.Remove(s.member.entry)
+	defer s.member.birth.close() // the keeper makes another
+	return s.swap(ctx, func(ctx context.Context) error { return s.become(ctx, spec, client) })
+}
+
+// fits refuses a spec that the member cannot be.
+func (s *Supervisor) fits(ctx context.Context, spec api.Spec) error {
+	if err := spec.Check(); err != nil {
+		return err
+	}
+	if err := s.nameFree(spec.Name); err != nil {
+		return err
+	}
+	rec := s.record()
+	if control.PoolKey(spec) != control.PoolKey(rec.Spec) {
+		return api.Errorf(api.Conflict, "take sandbox: its pool is another")
+	}
+	if err := s.checkHost(ctx, spec); err != nil {
+		return err
+	}
+	img, err := s.parts.Provider.Image(ctx, spec.Image, func(control.Progress) {})
+	if err != nil {
+		return err
+	}
+	if img.ID != rec.Image.ID {
+		// It will not fit anybody any more.
+		go func() {
+			select {
+			case s.ends <- end{state: api.StateStopped, reason: "its image was replaced", grace: -1, remove: true}:
+			case <-s.over:
+			}
+		}()
+		return api.Errorf(api.Conflict, "take sandbox: image %q was replaced since it was made", spec.Image)
+	}
+	return nil
+}
+
+// become gives the member its name and wakes it.
+func (s *Supervisor) become(ctx context.Context, spec api.Spec, client <-chan struct{}) error {
+	t := time.Now()
+	id := s.record().ID
+	generated := spec.Name == ""
+	for {
+		if generated {
+			spec.Name = newName()
+		}
+		err := s.parts.Store.Name(id, spec.Name)
+		if generated && errors.Is(err, api.ErrConflict) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		break
+	}
+	err := s.change(func(r *control.Record) error {
+		r.Spec, r.Origin, r.Created = spec, "pool", t.UTC().Round(time.Millisecond)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.client = client
+	s.idle.reset(spec.IdleTimeout())
+	if err := s.vm.Resume(ctx); err != nil {
+		return err
+	}
+	// The rest of its identity it got when it was made, and nobody else has it.
+	if err := (guest.Client{Opener: s.session()}).Setup(ctx, guest.Setup{Hostname: spec.Name, TimeNS: time.Now().UnixNano()}); err != nil {
+		return err
+	}
+	s.timings = api.Timings{SetupMS: ms(t), TotalMS: ms(t)}
+	return s.running()
+}

@@ -1,0 +1,361 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/control"
+	"github.com/smolvm/smolvm/internal/guest"
+	"github.com/smolvm/smolvm/internal/guestmem"
+	"github.com/smolvm/smolvm/internal/point"
+	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/undo"
+	"github.com/smolvm/smolvm/internal/vmm"
+)
+
+// saving says how to save the sandbox.
+type saving struct {
+	parts    string // directory for the new parts
+	diskOnly bool
+	goOn     bool // the next save may build on this one: its parts are the sandbox's own
+	still    bool // leave the VM paused: it ends
+}
+
+// save saves the running or paused sandbox and returns what it was as a manifest
+// that is not written yet. The VM stands still while its memory is copied, and only
+// then. After an error the sandbox is as before.
+func (s *Supervisor) save(ctx context.Context, o saving) (_ *point.Manifest, err error) {
+	s.still.Lock()
+	defer s.still.Unlock()
+	vm, ok := s.vm.(vmm.Saver)
+	if !ok {
+		return nil, errCannotSave
+	}
+	running := s.gate.get().State == api.StateRunning
+	c := capture{s: s, vm: vm, o: o, devices: point.NewPart(partDevices), delta: point.NewPart(partDelta)}
+	if err := c.prepare(); err != nil {
+		return nil, err
+	}
+	defer c.free()
+	if running {
+		thaw, err := s.quiesce(ctx, o)
+		if err != nil {
+			return nil, err
+		}
+		defer thaw()
+	}
+	t := time.Now()
+	if running {
+		if err := vm.Pause(ctx); err != nil {
+			return nil, err
+		}
+	}
+	err = c.take(ctx)
+	if running && (err != nil || !o.still) {
+		clean, cancel := undo.Context(ctx)
+		defer cancel()
+		err = errors.Join(err, vm.Resume(clean))
+	}
+	pause := time.Since(t)
+	if err != nil {
+		return nil, err
+	}
+	m, err := c.finish()
+	if err != nil {
+		return nil, err
+	}
+	if running {
+		m.PauseMS = float64(pause.Microseconds()) / 1000
+	}
+	return m, nil
+}
+
+// quiesce stops the guest's processes, so that none runs on in a copy before the
+// copy has an identity of its own. The source's go on when the function that it
+// returns is called.
+func (s *Supervisor) quiesce(ctx context.Context, o saving) (thaw func(), err error) {
+	c := guest.Client{Opener: s.session()}
+	thaw = func() {
+		if o.still || o.diskOnly {
+			return // the machine does not go on, or nothing stands still
+		}
+		clean, cancel := undo.Context(ctx)
+		defer cancel()
+		if err := c.Thaw(clean); err != nil {
+			slog.Warn("thaw the guest's processes", "err", err)
+		}
+	}
+	if err := c.Quiesce(ctx, guest.Quiesce{Freeze: !o.diskOnly, Sync: o.diskOnly}); err != nil {
+		thaw()
+		return nil, api.Errorf(api.ClassOf(err), "prepare the guest to be saved: %w", err)
+	}
+	return thaw, nil
+}
+
+// capture is one save under way.
+type capture struct {
+	s  *Supervisor
+	vm vmm.Saver
+	o  saving
+
+	devices, delta string
+	region         vmm.Region
+	buffer         *guestmem.Buffer
+	pages          *guestmem.Delta
+	seen           *guestmem.Seen
+	disk           []string
+	mem            memory
+}
+
+// prepare does what needs no standing still.
+func (c *capture) prepare() (err error) {
+	if c.o.diskOnly {
+		return nil
+	}
+	if c.region, err = c.vm.Region(); err != nil {
+		return err
+	}
+	c.buffer, err = guestmem.Prepare(c.region, c.s.mem.seen)
+	return err
+}
+
+func (c *capture) free() {
+	if c.buffer != nil {
+		c.buffer.Close()
+	}
+}
+
+// take copies what the paused machine is.
+func (c *capture) take(ctx context.Context) error {
+	if !c.o.diskOnly {
+		if err := c.vm.SaveDevices(ctx, filepath.Join(c.o.parts, c.devices)); err != nil {
+			return err
+		}
+		var err error
+		c.pages, c.seen, err = guestmem.Capture(c.region, guestmem.Options{
+			Buffer: c.buffer, Since: c.s.mem.seen, WantSeen: c.o.goOn, Spill: filepath.Join(c.o.parts, c.delta),
+		})
+		if err != nil {
+			return err
+		}
+	}
+	disk, err := c.s.freezeDisk(ctx, c.vm)
+	c.disk = disk
+	return err
+}
+
+// finish writes what was copied.
+func (c *capture) finish() (*point.Manifest, error) {
+	s := c.s
+	m := manifestOf(s.record())
+	m.Created = time.Now().UTC().Round(time.Millisecond)
+	m.Disk = c.disk
+	var err error
+	if m.Match, err = s.match(); err != nil {
+		return nil, err
+	}
+	m.Accel = s.vm.Info().Accel
+	if !c.o.diskOnly {
+		if err := c.pages.WriteFile(filepath.Join(c.o.parts, c.delta)); err != nil {
+			return nil, err
+		}
+		m.Devices = c.devices
+		deltas := s.mem.deltas
+		if s.mem.seen == nil {
+			deltas = nil // the new one holds all that differs from the base
+		}
+		mem := memory{base: s.mem.base, deltas: append(deltas[:len(deltas):len(deltas)], c.delta), seen: c.seen}
+		m.Memory = mem.parts()
+		if c.o.goOn {
+			s.mem = mem
+		}
+	}
+	return &m, s.lend(&m, c.o.parts)
+}
+
+// lend gives another directory links to the parts of m that are the sandbox's own.
+func (s *Supervisor) lend(m *point.Manifest, parts string) error {
+	if parts == s.dir.Parts() {
+		return nil
+	}
+	for _, name := range append(m.Disk, m.Memory...) {
+		err := os.Link(s.part(name), filepath.Join(parts, name))
+		if err != nil && !errors.Is(err, os.ErrExist) && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// freezeDisk makes the paused machine write to a new layer from now on, unless it
+// has written nothing since it did so last, and returns the parts that hold the
+// disk as it is now.
+func (s *Supervisor) freezeDisk(ctx context.Context, vm vmm.Saver) ([]string, error) {
+	rec := s.record()
+	top := len(rec.Disk) - 1
+	if s.pristine(rec.Disk[top]) {
+		return rec.Disk[:top:top], nil
+	}
+	layer := point.NewPart(partLayer)
+	if err := s.parts.Provider.Overlay(s.part(layer), rec.Spec.DiskMiB); err != nil {
+		return nil, err
+	}
+	var u undo.Stack
+	defer u.Run()
+	u.Add(func() { os.Remove(s.part(layer)) })
+	// The record first: a layer that it does not know would be lost work, one that
+	// is empty does no harm.
+	chain := append(rec.Disk[:top+1:top+1], layer)
+	if err := s.change(func(r *control.Record) error { r.Disk = chain; return nil }); err != nil {
+		return nil, err
+	}
+	u.Add(func() {
+		s.change(func(r *control.Record) error { r.Disk = rec.Disk; return nil })
+	})
+	if err := vm.Layer(ctx, writable, s.part(layer)); err != nil {
+		return nil, err
+	}
+	s.topSize = fileSize(s.part(layer))
+	u.Success()
+	return rec.Disk, nil
+}
+
+// pristine reports whether nothing was written to the top layer yet: each write to
+// a new place makes a qcow2 file longer.
+func (s *Supervisor) pristine(top string) bool {
+	return len(s.record().Disk) > 1 && format(top) == vmm.Qcow2 && s.topSize > 0 && fileSize(s.part(top)) == s.topSize
+}
+
+func fileSize(path string) int64 {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	return fi.Size()
+}
+
+// point serves RoutePoint: it saves the sandbox, or one of its steps, into a
+// directory that the caller has made and will publish or remove.
+func (s *Supervisor) point(ctx context.Context, p control.Point) (control.Pointed, error) {
+	dir, err := s.ownTmp(p.Dir)
+	if err != nil {
+		return control.Pointed{}, err
+	}
+	if p.Step != nil {
+		return s.pointStep(dir, *p.Step)
+	}
+	var m *point.Manifest
+	err = s.ifUp(func() (err error) {
+		m, err = s.save(ctx, saving{parts: dir.Parts(), diskOnly: p.DiskOnly})
+		return err
+	})
+	if err != nil {
+		return control.Pointed{}, err
+	}
+	return control.Pointed{PauseMS: m.PauseMS}, point.Write(s.key, dir.Manifest(), dir.Parts(), m)
+}
+
+// ownTmp checks that a directory is one in tmp/, where nothing of value is.
+func (s *Supervisor) ownTmp(rel string) (store.PointDir, error) {
+	path := filepath.Join(s.parts.Store.Root(), rel)
+	if in, err := filepath.Rel(s.parts.Store.Tmp(), path); err != nil || !filepath.IsLocal(in) {
+		return "", api.Errorf(api.Invalid, "save sandbox into %q: that is not in tmp/", rel)
+	}
+	return store.PointDir(path), nil
+}
+
+// hibernateTime bounds writing memory out: 100 GiB at 200 MB/s.
+const hibernateTime = 10 * time.Minute
+
+// hibernate saves the sandbox to disk. On success the VM is paused and has to be
+// ended; after an error the sandbox goes on.
+func (s *Supervisor) hibernate() error {
+	ctx, cancel := context.WithTimeout(context.Background(), hibernateTime)
+	defer cancel()
+	m, err := s.save(ctx, saving{parts: s.dir.Parts(), still: true})
+	if err == nil {
+		err = point.Write(s.key, s.dir.Hibernated(), s.dir.Parts(), m)
+		if err != nil && s.gate.get().State == api.StateRunning {
+			err = errors.Join(err, s.vm.Resume(ctx))
+		}
+	}
+	if err != nil {
+		return api.Errorf(api.ClassOf(err), "hibernate sandbox %q: %w", s.record().Spec.Name, err)
+	}
+	return nil
+}
+
+// pointStopped is the errand of a client that wants a sandbox without a VM saved:
+// its disk, or what it hibernated as, or a step.
+func (s *Supervisor) pointStopped(p control.Point) error {
+	if _, err := os.Stat(s.dir.Spec()); err != nil {
+		return api.Errorf(api.NotFound, "save sandbox %s: there is none", s.dir.ID())
+	}
+	if err := s.hold(s.dir); err != nil {
+		return err
+	}
+	defer s.release()
+	if err := store.ReadJSON(s.dir.Spec(), &s.rec); err != nil {
+		return err
+	}
+	dir, err := s.ownTmp(p.Dir)
+	if err != nil {
+		return err
+	}
+	if p.Step != nil {
+		_, err := s.pointStep(dir, *p.Step)
+		return err
+	}
+	if !p.DiskOnly {
+		asleep, err := point.Open(s.key, s.dir.Hibernated(), s.dir.Parts())
+		if err == nil {
+			return s.copyPoint(asleep, dir)
+		}
+		if api.ClassOf(err) != api.NotFound {
+			return err
+		}
+		return api.Errorf(api.Conflict, "save sandbox %q: it does not run, and so has no memory", s.rec.Spec.Name).
+			WithCode("not_running").WithRecovery("Start it first, or save its disk alone with --disk-only.")
+	}
+	return s.pointDisk(dir)
+}
+
+// copyPoint makes a point of the parts of another.
+func (s *Supervisor) copyPoint(p *point.Point, dir store.PointDir) error {
+	if err := p.LinkTo(dir.Parts()); err != nil {
+		return err
+	}
+	m := p.Manifest
+	m.Step = nil
+	return point.Write(s.key, dir.Manifest(), dir.Parts(), &m)
+}
+
+// pointDisk saves the disk of a sandbox without a VM. Its layers are shared from
+// then on, so a new one takes what the sandbox writes later.
+func (s *Supervisor) pointDisk(dir store.PointDir) error {
+	m := manifestOf(s.rec)
+	m.Created = time.Now().UTC().Round(time.Millisecond)
+	m.Disk = s.rec.Disk
+	m.Match = point.Match{Format: pointFormat, CPUs: s.rec.Spec.CPUs, MemoryMiB: s.rec.Spec.MemoryMiB, DiskMiB: s.rec.Spec.DiskMiB}
+	layer := point.NewPart(partLayer)
+	if err := s.parts.Provider.Overlay(s.part(layer), s.rec.Spec.DiskMiB); err != nil {
+		return err
+	}
+	err := s.change(func(r *control.Record) error {
+		r.Disk = append(m.Disk[:len(m.Disk):len(m.Disk)], layer)
+		return nil
+	})
+	if err != nil {
+		os.Remove(s.part(layer))
+		return err
+	}
+	if err := s.lend(&m, dir.Parts()); err != nil {
+		return err
+	}
+	return point.Write(s.key, dir.Manifest(), dir.Parts(), &m)
+}

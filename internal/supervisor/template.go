@@ -1,0 +1,331 @@
+package supervisor
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/control"
+	"github.com/smolvm/smolvm/internal/guest"
+	"github.com/smolvm/smolvm/internal/guestmem"
+	"github.com/smolvm/smolvm/internal/point"
+	"github.com/smolvm/smolvm/internal/seal"
+	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/undo"
+	"github.com/smolvm/smolvm/internal/vmm"
+)
+
+// templateKey is all that a template depends on. What is not in it must not
+// matter to a sandbox that continues one.
+type templateKey struct {
+	Match  point.Match
+	Kernel string // paths that are named by their content
+	Initrd string // holds the agent
+	Image  string // digest
+}
+
+func (k templateKey) String() string {
+	b, _ := json.Marshal(k) // of strings and numbers
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:16])
+}
+
+// templates makes and finds templates.
+type templates struct {
+	parts  Parts
+	key    seal.Key
+	budget int64 // bytes
+	tell   func(control.Progress)
+}
+
+// get returns the template for sandboxes of spec, made where it is not there or
+// not as it was saved. Of many that come at once, one makes it.
+func (t *templates) get(ctx context.Context, spec api.Spec, img control.Image, match point.Match) (*point.Point, error) {
+	kernel, initrd, err := t.parts.Provider.Kernel(ctx)
+	if err != nil {
+		return nil, err
+	}
+	key := templateKey{Match: match, Kernel: kernel, Initrd: initrd, Image: img.ID}
+	dir := t.parts.Store.Template(key.String())
+	p, err := t.open(dir)
+	if err == nil {
+		return p, nil
+	}
+	t.tell(control.Progress{Step: "template"})
+	l, err := waitLock(ctx, string(dir)+".lock")
+	if err != nil {
+		return nil, err
+	}
+	defer l.Unlock()
+	p, err = t.open(dir)
+	if err == nil {
+		return p, nil
+	}
+	if api.ClassOf(err) != api.NotFound {
+		slog.Warn("make a template anew", "template", dir, "err", err)
+		if err := point.Remove(dir.Manifest(), string(dir)); err != nil {
+			return nil, err
+		}
+	}
+	b := build{templates: t, spec: spec, img: img, match: match, kernel: kernel, initrd: initrd}
+	if err := b.run(ctx, dir); err != nil {
+		return nil, api.Errorf(api.ClassOf(err), "make the template of image %q: %w", spec.Image, err)
+	}
+	t.evict(dir)
+	return t.open(dir)
+}
+
+func (t *templates) open(dir store.PointDir) (*point.Point, error) {
+	p, err := point.Open(t.key, dir.Manifest(), dir.Parts())
+	if err == nil {
+		now := time.Now()
+		os.Chtimes(string(dir), now, now) // for evict; who fails to say so loses a template early
+	}
+	return p, err
+}
+
+// waitLock takes a lock that another may hold for as long as a boot takes.
+func waitLock(ctx context.Context, path string) (*store.Lock, error) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		l, err := store.TryLock(path)
+		if !errors.Is(err, api.ErrConflict) {
+			return l, err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// evict removes the templates that were not used for longest until the rest is
+// within the budget. The newest stays whatever its size.
+func (t *templates) evict(newest store.PointDir) {
+	type entry struct {
+		dir   store.PointDir
+		used  time.Time
+		bytes int64
+	}
+	var list []entry
+	var sum int64
+	dirs, _ := filepath.Glob(filepath.Join(t.parts.Store.Templates(), "*", "point.json"))
+	for _, path := range dirs {
+		dir := store.PointDir(filepath.Dir(path))
+		fi, err := os.Stat(string(dir))
+		m, merr := point.Read(t.key, path)
+		if err != nil || merr != nil {
+			continue
+		}
+		e := entry{dir, fi.ModTime(), m.Bytes()}
+		sum += e.bytes
+		list = append(list, e)
+	}
+	slices.SortFunc(list, func(a, b entry) int { return a.used.Compare(b.used) })
+	for _, e := range list {
+		if sum <= t.budget {
+			return
+		}
+		if e.dir == newest {
+			continue
+		}
+		if err := point.Remove(e.dir.Manifest(), string(e.dir)); err != nil {
+			slog.Warn("remove a template", "err", err)
+			continue
+		}
+		sum -= e.bytes
+	}
+}
+
+// build is the making of one template.
+type build struct {
+	*templates
+	spec           api.Spec
+	img            control.Image
+	match          point.Match
+	kernel, initrd string
+
+	dir store.PointDir // half made, in tmp/
+	vm  vmm.Machine
+	ses *guest.Session
+	m   point.Manifest
+}
+
+// run boots a machine, waits until it is ready and quiet, saves it and publishes
+// it as dir: all or nothing.
+func (b *build) run(ctx context.Context, dir store.PointDir) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, bootTime, api.Errorf(api.Timeout, "it was not ready in %v", bootTime))
+	defer cancel()
+	scratch, err := b.parts.Store.Scratch("template")
+	if err != nil {
+		return err
+	}
+	defer scratch.Close()
+	b.dir = store.PointDir(scratch.Path("point"))
+	if err := os.MkdirAll(b.dir.Parts(), 0o700); err != nil {
+		return err
+	}
+	b.m = point.Manifest{
+		Image: b.img, Ref: b.spec.Image, Created: time.Now().UTC().Round(time.Millisecond), Match: b.match,
+		Devices: point.NewPart(partDevices), Memory: []string{point.NewPart(partBase)}, Disk: []string{point.NewPart(partRaw)},
+	}
+	if err := b.boot(ctx, scratch.Path()); err != nil {
+		return err
+	}
+	err = b.ready(ctx)
+	if err == nil {
+		err = b.save(ctx)
+	}
+	words := ""
+	if err != nil {
+		words = lastWords(b.vm)
+	}
+	if b.ses != nil {
+		b.ses.Close()
+	}
+	b.vm.Kill() // also before its files are read
+	if err != nil {
+		return fmt.Errorf("%w%s", err, words)
+	}
+	if err := point.Write(b.key, b.dir.Manifest(), b.dir.Parts(), &b.m); err != nil {
+		return err
+	}
+	return os.Rename(string(b.dir), string(dir))
+}
+
+func (b *build) part(name string) string { return filepath.Join(b.dir.Parts(), name) }
+
+func (b *build) boot(ctx context.Context, scratch string) error {
+	vmDir := filepath.Join(scratch, "vm")
+	if err := os.Mkdir(vmDir, 0o700); err != nil {
+		return err
+	}
+	spec := b.spec
+	spec.Name = "template"
+	c := shape(spec, vmDir)
+	c.Kernel, c.Initrd = b.kernel, b.initrd
+	c.Disks = disks(filepath.Join(b.parts.Store.Root(), b.img.RootFS), b.dir.Parts(), b.m.Disk)
+	c.Memory = &vmm.Memory{Path: b.part(b.m.Memory[0]), Shared: true}
+	if err := guestmem.BaseFile(c.Memory.Path, c.MemoryMiB); err != nil {
+		return err
+	}
+	if err := b.parts.Provider.Disk(ctx, b.part(b.m.Disk[0]), spec.DiskMiB); err != nil {
+		return err
+	}
+	var err error
+	b.vm, err = b.parts.Driver.Start(ctx, c)
+	return err
+}
+
+// ready greets the agent and has it do once what each sandbox has to do first, so
+// that the files and the memory it needs for that are there in every copy.
+func (b *build) ready(ctx context.Context) error {
+	conn, err := b.vm.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	if b.ses, err = guest.Connect(ctx, conn); err != nil {
+		return errors.Join(err, conn.Close())
+	}
+	c := guest.Client{Opener: b.ses}
+	if err := c.Setup(ctx, identity("smolvm")); err != nil {
+		return err
+	}
+	if err := warmUp(ctx, c); err != nil {
+		return err
+	}
+	b.m.Match.VMM, b.m.Accel = b.vm.Info().Version, b.vm.Info().Accel
+	return b.quiet(ctx)
+}
+
+// warmUp runs what clients run first. An image may have neither of these
+// programs; the agent's own paths are exercised all the same.
+func warmUp(ctx context.Context, c guest.Client) error {
+	for range 2 { // the first pages programs in, the second runs them as they will be
+		for _, argv := range [][]string{{"true"}, {"/bin/sh", "-c", "true"}} {
+			_, err := c.Run(ctx, guest.Exec{Argv: argv, TimeoutMS: 10_000})
+			if err != nil && ctx.Err() != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// A machine is quiet when its VMM has used little of a processor for a while.
+const (
+	quietLook  = 200 * time.Millisecond
+	quietUse   = 10 // milliseconds of a processor in quietLook: one tick of the kernel's accounting
+	quietLooks = 50 // 10 s; some images are never quiet
+)
+
+func (b *build) quiet(ctx context.Context) error {
+	pid := b.vm.Info().PID
+	tick := time.NewTicker(quietLook)
+	defer tick.Stop()
+	_, _, before := usage(pid)
+	for range quietLooks {
+		select {
+		case <-tick.C:
+		case <-b.vm.Done():
+			return ended(b.vm)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		_, _, now := usage(pid)
+		if now-before <= quietUse {
+			return nil
+		}
+		before = now
+	}
+	return nil
+}
+
+func (b *build) save(ctx context.Context) error {
+	vm, ok := b.vm.(vmm.Saver)
+	if !ok {
+		return errCannotSave
+	}
+	if err := (guest.Client{Opener: b.ses}).Quiesce(ctx, guest.Quiesce{Freeze: true, Sync: true}); err != nil {
+		return err
+	}
+	clean, cancel := undo.Context(ctx)
+	defer cancel()
+	if err := vm.Pause(clean); err != nil {
+		return err
+	}
+	return vm.SaveDevices(clean, b.part(b.m.Devices))
+}
+
+// makeTemplate is the errand of a client that wants a template.
+func (s *Supervisor) makeTemplate(ctx context.Context, b *birth) (control.Birth, error) {
+	spec := s.create.Spec.WithDefaults()
+	if err := spec.Check(); err != nil {
+		return control.Birth{}, err
+	}
+	if err := s.checkHost(ctx, spec); err != nil {
+		return control.Birth{}, err
+	}
+	img, err := s.parts.Provider.Image(ctx, spec.Image, b.progress)
+	if err != nil {
+		return control.Birth{}, err
+	}
+	s.rec = control.Record{Spec: spec, Image: img}
+	p, err := s.template(ctx, b)
+	if err != nil {
+		return control.Birth{}, err
+	}
+	t := p.Template(p.Dir())
+	return control.Birth{Template: &t}, nil
+}
