@@ -13,6 +13,7 @@ import (
 type plan struct {
 	vmm.Config
 	accel api.Accel // resolved
+	print string    // the fingerprint, for the machine; no argument
 }
 
 // machine is the machine type.
@@ -31,11 +32,21 @@ func (p plan) machine() string {
 func (p plan) args() []string {
 	var a []string
 	for _, part := range [][]string{
-		p.baseArgs(), p.machineArgs(), p.bootArgs(), p.portArgs(), p.channelArgs(), p.randomArgs(), p.diskArgs(),
+		p.baseArgs(), p.machineArgs(), p.memoryArgs(), p.beginArgs(), p.portArgs(), p.channelArgs(), p.randomArgs(), p.diskArgs(),
 	} {
 		a = append(a, part...)
 	}
 	return a
+}
+
+// beginArgs says how the machine begins: with a kernel, or as a saved one.
+func (p plan) beginArgs() []string {
+	if p.Restore == nil {
+		return p.bootArgs()
+	}
+	// Without -kernel and -initrd, which QEMU would read and keep though the guest
+	// has them in its memory. -S: loaded, it waits for Resume.
+	return []string{"-incoming", "defer", "-S"}
 }
 
 func (p plan) baseArgs() []string {
@@ -58,7 +69,11 @@ const tbCacheMiB = 256
 func (p plan) machineArgs() []string {
 	// mem-merge: merged pages would let one guest time what another holds.
 	// dump-guest-core: guest memory has no business in a core dump of the host.
-	const private = ",mem-merge=off,dump-guest-core=off"
+	private := ",mem-merge=off,dump-guest-core=off"
+	if p.Memory != nil {
+		// No description of the state in JSON after it: it takes longer than the state.
+		private += ",suppress-vmdesc=on,memory-backend=" + memoryID
+	}
 	sizes := []string{"-smp", strconv.Itoa(p.CPUs), "-m", strconv.Itoa(p.MemoryMiB) + "M"}
 	if p.accel == api.AccelKVM {
 		return append([]string{
@@ -73,6 +88,27 @@ func (p plan) machineArgs() []string {
 		"-machine", "q35,usb=off,sata=off,smbus=off,vmport=off,i8042=off,graphics=off" + private,
 		"-accel", fmt.Sprintf("tcg,thread=multi,tb-size=%d", tbCacheMiB), "-cpu", "max",
 	}, sizes...)
+}
+
+// memoryID is the name of the memory backend.
+const memoryID = "ram0"
+
+// memoryArgs puts a file behind guest memory, and makes the machine one that can
+// be saved.
+func (p plan) memoryArgs() []string {
+	if p.Memory == nil {
+		return nil
+	}
+	share := "off"
+	if p.Memory.Shared {
+		share = "on"
+	}
+	return []string{
+		"-object", fmt.Sprintf("memory-backend-file,id=%s,size=%dM,mem-path=%s,share=%s,merge=off,dump=off",
+			memoryID, p.MemoryMiB, escape(p.Memory.Path), share),
+		// The state of devices alone, which is what we save, comes without this part.
+		"-global", "migration.send-configuration=off",
+	}
 }
 
 func (p plan) bootArgs() []string {
@@ -144,28 +180,15 @@ func (p plan) randomArgs() []string {
 func (p plan) diskArgs() []string {
 	var a []string
 	for i, d := range p.Disks {
-		a = append(a, diskArgs(i, d)...)
+		for _, n := range diskNodes(i, d) {
+			a = append(a, "-blockdev", n.json())
+		}
 		// On an error the guest gets it. QEMU's default is to stop the machine when
 		// the host's disk is full, which looks like a hang and nobody is told.
 		a = append(a, "-device", p.device("virtio-blk", fmt.Sprint("disk", i), slotDisk+i)+
-			fmt.Sprintf(",drive=node%d,num-queues=1,werror=report,rerror=report", i))
+			fmt.Sprintf(",drive=%s,num-queues=1,werror=report,rerror=report", topNode(i)))
 	}
 	return a
-}
-
-// diskArgs opens one disk's file. What the guest discards or fills with zeroes
-// becomes a hole again, or its disk would only ever grow.
-func diskArgs(i int, d vmm.Disk) []string {
-	if d.ReadOnly {
-		return []string{
-			"-blockdev", fmt.Sprintf("driver=file,node-name=file%d,read-only=on,filename=%s", i, escape(d.Path)),
-			"-blockdev", fmt.Sprintf("driver=%s,node-name=node%d,read-only=on,file=file%d", d.Format, i, i),
-		}
-	}
-	return []string{
-		"-blockdev", fmt.Sprintf("driver=file,node-name=file%d,discard=unmap,filename=%s", i, escape(d.Path)),
-		"-blockdev", fmt.Sprintf("driver=%s,node-name=node%d,discard=unmap,detect-zeroes=unmap,file=file%d", d.Format, i, i),
-	}
 }
 
 // Slots of the devices on the PCI bus. They are fixed because the guest names

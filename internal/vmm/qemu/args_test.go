@@ -4,6 +4,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -25,9 +26,13 @@ func TestArgs(t *testing.T) {
 		accel  api.Accel
 		change func(*vmm.Config)
 	}{
-		"kvm":     {api.AccelKVM, func(*vmm.Config) {}},
-		"tcg":     {api.AccelTCG, func(*vmm.Config) {}},
-		"nodisks": {api.AccelTCG, func(c *vmm.Config) { c.Disks = nil }},
+		"kvm":         {api.AccelKVM, func(*vmm.Config) {}},
+		"tcg":         {api.AccelTCG, func(*vmm.Config) {}},
+		"nodisks":     {api.AccelTCG, func(c *vmm.Config) { c.Disks = nil }},
+		"tcg-memory":  {api.AccelTCG, func(c *vmm.Config) { c.Memory = &vmm.Memory{Path: "/t/memory", Shared: true} }},
+		"kvm-memory":  {api.AccelKVM, func(c *vmm.Config) { c.Memory = &vmm.Memory{Path: "/t/memory"} }},
+		"tcg-restore": {api.AccelTCG, continued},
+		"kvm-restore": {api.AccelKVM, continued},
 		"strange": {api.AccelTCG, func(c *vmm.Config) {
 			c.Name, c.NoSeccomp, c.Args = "a,b=c", true, "debug init=/bin/sh"
 			c.Kernel = "/k,1/vmlinux" // an argument of its own: commas are no matter
@@ -36,11 +41,21 @@ func TestArgs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := base
+			config.Disks = slices.Clone(base.Disks)
 			c.change(&config)
 			got := lines(plan{Config: config, accel: c.accel}.args())
 			golden(t, filepath.Join("testdata", name+".args"), got)
 		})
 	}
+}
+
+// continued makes c a saved machine with a disk of several layers.
+func continued(c *vmm.Config) {
+	c.Kernel, c.Initrd = "", ""
+	c.Memory, c.Restore = &vmm.Memory{Path: "/t/a,b/memory"}, &vmm.Restore{Devices: "/t/devices"}
+	c.Disks[1] = vmm.Disk{Path: "/sandboxes/1/layer-2", Format: vmm.Qcow2, Backing: []vmm.Layer{
+		{Path: "/t/layer-1", Format: vmm.Qcow2}, {Path: "/t/a,b\"c/disk.img", Format: vmm.Raw},
+	}}
 }
 
 // lines writes an option and its value on one line each.

@@ -60,11 +60,11 @@ func checkKVM() error {
 // checkProcessor returns nil where the processor that the file describes shows
 // this system an extension for virtual machines: VMX is Intel's, SVM AMD's.
 func checkProcessor(file string) error {
-	info, err := os.ReadFile(file)
+	info, err := firstProcessor(file)
 	if err != nil {
 		return err
 	}
-	for line := range strings.Lines(string(info)) {
+	for line := range strings.Lines(info) {
 		name, flags, _ := strings.Cut(line, ":")
 		if strings.TrimSpace(name) != "flags" {
 			continue
@@ -72,7 +72,6 @@ func checkProcessor(file string) error {
 		if f := strings.Fields(flags); slices.Contains(f, "vmx") || slices.Contains(f, "svm") {
 			return nil
 		}
-		break // all processors are alike
 	}
 	return fmt.Errorf("%s is there, but the processor shows neither VMX nor SVM: it would emulate in software", kvmDevice)
 }

@@ -19,6 +19,8 @@ import (
 type machine struct {
 	name    string
 	info    vmm.Info
+	memory  string // path of the file behind guest memory; empty for none
+	print   string // fingerprint; empty without such a file
 	channel string // path of the channel's socket
 	process *process
 	qmp     *qmp.Client // nil while the start has not come so far, or failed before
@@ -27,13 +29,25 @@ type machine struct {
 
 	readers sync.WaitGroup // of console and events
 	done    chan struct{}
+	loaded  chan string // of a saved machine: how loading it ended, such as "completed"
+
+	layering sync.Mutex
+	disks    []diskState
 
 	mu      sync.Mutex
+	fresh   bool   // a saved machine that has not run again yet
 	dialled bool   // a connection is open
 	killed  bool   // Kill came before the end
 	reason  string // of QEMU's SHUTDOWN event, such as "guest-shutdown"
 	fault   string // the run state in which QEMU stopped for good, such as "internal-error"
 	err     error
+}
+
+// diskState is what changes of a disk.
+type diskState struct {
+	readOnly bool
+	top      string // name of its uppermost node
+	layers   int    // that were put on top
 }
 
 var _ vmm.Machine = (*machine)(nil)
@@ -85,6 +99,8 @@ func (m *machine) follow() {
 			m.noteShutdown(e.Data)
 		case "STOP":
 			m.readers.Go(m.checkStop)
+		case "MIGRATION":
+			m.noteMigration(e.Data)
 		}
 	}
 }
@@ -97,6 +113,18 @@ func (m *machine) noteShutdown(data json.RawMessage) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.reason = d.Reason
+}
+
+// noteMigration tells load how loading ended.
+func (m *machine) noteMigration(data json.RawMessage) {
+	var d struct{ Status string }
+	if json.Unmarshal(data, &d) != nil || d.Status != "completed" && d.Status != "failed" {
+		return // there are steps between
+	}
+	select {
+	case m.loaded <- d.Status:
+	default: // nobody loads, or the first word has not been heard yet
+	}
 }
 
 // checkStop ends a machine that QEMU stopped by itself and cannot continue, as it
@@ -140,6 +168,11 @@ func (m *machine) claim() error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.fresh {
+		// QEMU would join it to the connection that was open when it was saved, and
+		// the guest would not learn that it is another.
+		return api.Errorf(api.Conflict, "dial the channel of machine %q: it has not been resumed yet", m.name)
+	}
 	if m.dialled {
 		return api.Errorf(api.Conflict, "dial the channel of machine %q: it is open already", m.name)
 	}
@@ -171,20 +204,48 @@ func (c *channel) Close() error {
 }
 
 // Pause stops the guest's processors.
-func (m *machine) Pause(ctx context.Context) error { return m.execute(ctx, "pause", "stop") }
+func (m *machine) Pause(ctx context.Context) error { return m.query(ctx, "pause", "stop", nil, nil) }
 
-// Resume lets the guest's processors run again.
-func (m *machine) Resume(ctx context.Context) error { return m.execute(ctx, "resume", "cont") }
+// Resume lets the guest's processors run again. QEMU answers when they do: after
+// its event RESUME.
+func (m *machine) Resume(ctx context.Context) error {
+	const act = "resume"
+	if err := m.query(ctx, act, "cont", nil, nil); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	fresh := m.fresh
+	m.mu.Unlock()
+	if !fresh {
+		return nil
+	}
+	// QEMU tells the guest that its host went, if that host was there when it was
+	// saved, in the first turn of its main loop after cont. It answers this in a
+	// later one, so what is dialled from now on is seen as another host.
+	if err := m.query(ctx, act, "query-status", nil, nil); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.fresh = false
+	m.mu.Unlock()
+	return nil
+}
 
-func (m *machine) execute(ctx context.Context, act, command string) error {
-	err := m.qmp.Execute(ctx, command, nil, nil)
+// query runs a command and gives its error a class.
+func (m *machine) query(ctx context.Context, act, command string, args, result any) error {
+	err := m.qmp.Execute(ctx, command, args, result)
 	if err == nil {
 		return nil
 	}
 	if errors.Is(err, qmp.ErrClosed) {
 		return m.gone(act)
 	}
-	return api.Errorf(classOf(err), "%s machine %q: %w", act, m.name, err)
+	class := classOf(err)
+	var refusal *qmp.Error
+	if errors.As(err, &refusal) {
+		class = api.Unavailable
+	}
+	return api.Errorf(class, "%s machine %q: %w", act, m.name, err)
 }
 
 func (m *machine) gone(act string) error {

@@ -19,6 +19,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/smolvm/smolvm/api"
@@ -75,10 +76,26 @@ func (d *Driver) Start(ctx context.Context, c vmm.Config) (vmm.Machine, error) {
 	if c, err = absolute(c); err != nil {
 		return nil, startError(c.Name, err)
 	}
-	return start(ctx, binary, plan{Config: c, accel: accel})
+	p := plan{Config: c, accel: accel}
+	if c.Memory == nil {
+		return start(ctx, binary, p, nil)
+	}
+	if p.print, err = fingerprint(binary, p); err != nil {
+		return nil, err
+	}
+	if c.Restore == nil {
+		return start(ctx, binary, p, nil)
+	}
+	state, err := openState(c.Restore.Devices, p.print)
+	if err != nil {
+		return nil, startError(c.Name, err)
+	}
+	defer state.Close()
+	return start(ctx, binary, p, state)
 }
 
-func start(ctx context.Context, binary string, p plan) (vmm.Machine, error) {
+// start starts QEMU. State is what it loads, or nil.
+func start(ctx context.Context, binary string, p plan, state *os.File) (vmm.Machine, error) {
 	var u undo.Stack
 	defer u.Run()
 
@@ -93,11 +110,12 @@ func start(ctx context.Context, binary string, p plan) (vmm.Machine, error) {
 	}
 	u.Add(console.remove)
 
-	m := &machine{
-		name: p.Name, channel: wires.path, console: console, stderr: new(tail), done: make(chan struct{}),
-		info: vmm.Info{Accel: p.accel, Machine: p.machine(), Console: console.path, Started: time.Now()},
+	m := newMachine(p, wires, console)
+	files := wires.theirs[:]
+	if state != nil {
+		files = append(files, state) // fdState
 	}
-	m.process, err = startProcess(command(binary, p.args(), wires.theirs[:], m.stderr))
+	m.process, err = startProcess(command(binary, p.args(), files, m.stderr))
 	if err != nil {
 		return nil, startError(p.Name, err)
 	}
@@ -115,8 +133,28 @@ func start(ctx context.Context, binary string, p plan) (vmm.Machine, error) {
 		return nil, err
 	}
 	m.info.Version = "QEMU " + m.qmp.Version().String()
+	if p.Restore != nil {
+		if err := m.restore(ctx, p.Restore.Fill); err != nil {
+			return nil, err
+		}
+	}
 	u.Success()
 	return m, nil
+}
+
+func newMachine(p plan, w *wires, c *console) *machine {
+	m := &machine{
+		name: p.Name, print: p.print, channel: w.path, console: c, stderr: new(tail),
+		done: make(chan struct{}), loaded: make(chan string, 1), fresh: p.Restore != nil,
+		info: vmm.Info{Accel: p.accel, Machine: p.machine(), Console: c.path, Started: time.Now()},
+	}
+	if p.Memory != nil {
+		m.memory = p.Memory.Path
+	}
+	for i, d := range p.Disks {
+		m.disks = append(m.disks, diskState{readOnly: d.ReadOnly, top: topNode(i)})
+	}
+	return m
 }
 
 // refused makes the error of a QEMU that did not come up: that it is too old, if
@@ -134,8 +172,12 @@ func (m *machine) refused(ctx context.Context, binary string, err error) error {
 	return api.Errorf(api.Unavailable, "start machine %q: qemu ended at once (%v)\n%s", m.name, m.process.state(), m.LastWords())
 }
 
-// startError gives err the class of the machine's start.
+// startError says of err that it failed a start, and gives it a class if it has none.
 func startError(name string, err error) error {
+	var e *api.Error
+	if errors.As(err, &e) {
+		return fmt.Errorf("start machine %q: %w", name, err)
+	}
 	return api.Errorf(classOf(err), "start machine %q: %w", name, err)
 }
 
@@ -152,10 +194,22 @@ func classOf(err error) api.Class {
 
 // absolute returns c with paths that do not depend on a working directory.
 func absolute(c vmm.Config) (vmm.Config, error) {
-	c.Disks = append([]vmm.Disk(nil), c.Disks...)
-	paths := []*string{&c.Dir, &c.Kernel, &c.Initrd}
+	paths := []*string{&c.Dir}
+	if c.Restore == nil {
+		paths = append(paths, &c.Kernel, &c.Initrd)
+	}
+	if c.Memory != nil {
+		c.Memory = &vmm.Memory{Path: c.Memory.Path, Shared: c.Memory.Shared}
+		paths = append(paths, &c.Memory.Path)
+	}
+	c.Disks = slices.Clone(c.Disks)
 	for i := range c.Disks {
-		paths = append(paths, &c.Disks[i].Path)
+		d := &c.Disks[i]
+		d.Backing = slices.Clone(d.Backing)
+		paths = append(paths, &d.Path)
+		for j := range d.Backing {
+			paths = append(paths, &d.Backing[j].Path)
+		}
 	}
 	for _, p := range paths {
 		abs, err := filepath.Abs(*p)

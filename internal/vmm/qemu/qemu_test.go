@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/image/disk"
 	"github.com/smolvm/smolvm/internal/vmm"
 	"github.com/smolvm/smolvm/internal/vmm/vmmtest"
 )
@@ -33,6 +34,11 @@ func TestVM(t *testing.T) {
 				t.Fatal(err)
 			}
 			return "kernel"
+		},
+		Overlay: func(t *testing.T, path string, size int64) {
+			if err := disk.Overlay(path, size); err != nil {
+				t.Fatal(err)
+			}
 		},
 	})
 }

@@ -19,6 +19,9 @@ const (
 	fdCount = iota
 )
 
+// fdState is the device state that a restored machine begins with.
+const fdState = 3 + fdCount
+
 // channelSocket is the name of the guest channel's socket in a machine's directory.
 const channelSocket = "channel.sock"
 

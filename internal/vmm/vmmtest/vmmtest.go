@@ -36,6 +36,9 @@ type Harness struct {
 	// to run it, and returns what is then in the error.
 	Refused func(t *testing.T, c *vmm.Config) (text string)
 
+	// Overlay makes a new file for Layer: for a disk of size bytes.
+	Overlay func(t *testing.T, path string, size int64)
+
 	// BootTime bounds the time from a machine's start to its guest's first answer,
 	// and to its end. Zero means a minute: an emulated guest on a busy host.
 	BootTime time.Duration
@@ -60,6 +63,7 @@ func Run(t *testing.T, h Harness) {
 		{"end of the starter ends the machine", starterDies},
 		{"guest that resets itself ends the machine", reset},
 		{"life of one machine", oneLife},
+		{"saved machine continues", saving},
 	} {
 		t.Run(law.name, func(t *testing.T) { law.try(t, h) })
 	}

@@ -8,6 +8,13 @@
 //	!disks      one line: name:bytes:ro|rw of each virtio disk, separated by spaces
 //	!cpus       the number of CPUs that are online
 //	!clock      nanoseconds of its monotonic clock
+//	!count      1, 2, 3 and so on with each call
+//	!mark WORD  makes a page of memory begin with "smolvm mark ", the word, a line feed
+//	!marked     the word in that page
+//	!write DISK BLOCK WORD
+//	            writes a word into a block of 4096 bytes, answers "written"
+//	!read DISK BLOCK
+//	            the word in that block, - where there is none
 //	!flood N    writes N KiB to the console, then answers "flooded"
 //	!poweroff   powers off
 //	!reboot     resets the machine
@@ -136,6 +143,15 @@ func answer(line string) string {
 			return err.Error()
 		}
 		return strconv.FormatInt(now.Nano(), 10)
+	case "!count":
+		count++
+		return strconv.Itoa(count)
+	case "!mark":
+		setWord(page, arg)
+	case "!marked":
+		return word(page)
+	case "!write", "!read":
+		return block(cmd == "!write", strings.Fields(arg))
 	case "!flood":
 		return flood(arg)
 	case "!poweroff":
