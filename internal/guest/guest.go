@@ -110,6 +110,7 @@ const (
 	OpShutdown               // Shutdown -> empty; then syncs and powers off
 	OpQuiesce                // Quiesce -> empty
 	OpThaw                   // none -> empty; what Quiesce has frozen runs on
+	OpTree                   // Tree -> Reply(TreePart)...: what differs from the base image
 )
 
 // Message is one unit of a stream.

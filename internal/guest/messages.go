@@ -192,6 +192,9 @@ type Read struct {
 	Path   string
 	Offset int64
 	Limit  int64
+	// Base reads the file of this path in the base image instead, by a path without
+	// symbolic links.
+	Base bool
 }
 
 // Write replaces a file atomically by the Data that follows. Parents makes
@@ -412,6 +415,7 @@ func (m *Read) Wire(c *wire.Coder) {
 	c.String(&m.Path)
 	c.Int64(&m.Offset)
 	c.Int64(&m.Limit)
+	c.Bool(&m.Base)
 }
 
 func (m *Write) Wire(c *wire.Coder) {

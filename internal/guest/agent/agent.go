@@ -70,6 +70,8 @@ type Options struct {
 	// Upper is the directory that holds what differs from the base image, as
 	// overlayfs writes it; empty: Mark and Changes are refused.
 	Upper string
+	// Base is the directory of the base image; empty: it cannot be looked at.
+	Base string
 	// GrowDisk grows the writable file system to its device; nil: nothing to grow.
 	GrowDisk func() error
 	// Writable is a directory of the writable file system, to sync and to make

@@ -40,6 +40,8 @@ func (a *Agent) fileOperation(op guest.Op) func(stream, []byte) error {
 		return command(func(guest.Empty) error { return a.setMark() })
 	case guest.OpChanges:
 		return a.changes
+	case guest.OpTree:
+		return a.tree
 	case guest.OpShutdown:
 		return a.shutdown
 	}
@@ -279,14 +281,14 @@ func (a *Agent) read(s stream, req []byte) error {
 	if err := unmarshal(req, &r); err != nil {
 		return err
 	}
-	p, err := a.path(r.Path)
+	p, err := a.readPath(r)
 	if err != nil {
 		return err
 	}
 	if r.Offset < 0 || r.Limit < 0 {
 		return api.Errorf(api.Invalid, "read %q: offset or limit is negative", r.Path)
 	}
-	f, info, err := openRegular(p)
+	f, info, err := openRegular(p, r.Base)
 	if err != nil {
 		return failed("read", r.Path, err)
 	}
@@ -304,9 +306,28 @@ func (a *Agent) read(s stream, req []byte) error {
 	return s.copyData(f, r)
 }
 
-// openRegular opens a regular file without waiting for a pipe's writer.
-func openRegular(p string) (*os.File, guest.FileInfo, error) {
-	fd, err := unix.Open(p, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+// readPath is the path of a file that is to be read.
+func (a *Agent) readPath(r guest.Read) (string, error) {
+	if !r.Base {
+		return a.path(r.Path)
+	}
+	if a.o.Base == "" {
+		return "", errNoLayer
+	}
+	if _, err := a.path(r.Path); err != nil {
+		return "", err
+	}
+	return a.o.Base + filepath.Join("/", r.Path), nil
+}
+
+// openRegular opens a regular file without waiting for a pipe's writer. direct
+// follows no symbolic link at the end.
+func openRegular(p string, direct bool) (*os.File, guest.FileInfo, error) {
+	flags := unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC
+	if direct {
+		flags |= unix.O_NOFOLLOW
+	}
+	fd, err := unix.Open(p, flags, 0)
 	if err != nil {
 		return nil, guest.FileInfo{}, err
 	}

@@ -66,7 +66,7 @@ func (a *Agent) setMark() error {
 // openUpper opens the writable layer.
 func (a *Agent) openUpper() (*os.Root, error) {
 	if a.o.Upper == "" {
-		return nil, api.Errorf(api.Unavailable, "look at the writable layer: this guest has none")
+		return nil, errNoLayer
 	}
 	root, err := os.OpenRoot(a.o.Upper)
 	if err != nil {
@@ -74,6 +74,8 @@ func (a *Agent) openUpper() (*os.Root, error) {
 	}
 	return root, nil
 }
+
+var errNoLayer = api.Errorf(api.Unavailable, "look at the writable layer: this guest has none")
 
 // scanner reads a layer's metadata.
 type scanner struct {
@@ -83,7 +85,7 @@ type scanner struct {
 
 // scan returns what is in a directory of the layer, sorted by name.
 func (sc *scanner) scan(dir *os.Root, at string) ([]node, error) {
-	names, err := sc.names(dir)
+	names, err := sortedNames(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +121,8 @@ func (sc *scanner) below(dir *os.Root, name, at string) ([]node, error) {
 	return sc.scan(sub, at)
 }
 
-func (sc *scanner) names(dir *os.Root) ([]string, error) {
+// sortedNames returns the names in a directory, in the order of their bytes.
+func sortedNames(dir *os.Root) ([]string, error) {
 	f, err := dir.Open(".")
 	if err != nil {
 		return nil, err
@@ -147,23 +150,37 @@ func (sc *scanner) settle() {
 
 // lookAt describes a file of the layer.
 func lookAt(dir *os.Root, name string) (node, error) {
-	fi, err := dir.Lstat(name)
+	st, err := lstat(dir, name)
 	if err != nil {
 		return node{}, err
 	}
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !ok {
-		return node{}, unix.EINVAL
-	}
 	n := node{name: name, ino: st.Ino, ctime: st.Ctim.Nano(), size: st.Size}
 	switch {
-	case fi.IsDir():
+	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
 		n.kind = kindDir
 		n.opaque, err = isOpaque(dir, name)
-	case fi.Mode()&os.ModeCharDevice != 0 && st.Rdev == 0:
+	case isWhiteout(st):
 		n.kind = kindWhiteout
 	}
 	return n, err
+}
+
+func lstat(dir *os.Root, name string) (*syscall.Stat_t, error) {
+	fi, err := dir.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil, unix.EINVAL
+	}
+	return st, nil
+}
+
+// isWhiteout reports whether a file of the layer says that the base's of its name
+// is removed.
+func isWhiteout(st *syscall.Stat_t) bool {
+	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
 }
 
 // isOpaque reports whether a directory of the layer hides the base's.
@@ -209,8 +226,7 @@ func (a *Agent) changes(s stream, _ []byte) error {
 
 // differ packs what differs between the layer and the mark.
 type differ struct {
-	p       *copytar.Packer
-	scanner scanner
+	p *copytar.Packer
 	// pending are the directories above, whose headers go before the first change
 	// below them.
 	pending []pendingDir
@@ -239,7 +255,7 @@ func (d *differ) parents() error {
 
 // dir packs what changed in a directory since it held old.
 func (d *differ) dir(dir *os.Root, as string, old []node) error {
-	names, err := d.scanner.names(dir)
+	names, err := sortedNames(dir)
 	if err != nil {
 		return err
 	}

@@ -37,6 +37,7 @@ func TestVMResume(t *testing.T) {
 		{"connections", v.testConnections},
 		{"hooks", v.testHooks},
 		{"host keys", v.testHostKeys},
+		{"tree", v.testTree},
 		{"duration", v.testSetupTime},
 	} {
 		if !t.Run(part.name, part.test) {

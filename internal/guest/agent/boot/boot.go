@@ -46,6 +46,7 @@ type booter struct {
 	events *uevents
 	rw     int    // the writable file system; -1 where it is in memory
 	upper  int    // the directory of it that overlayfs writes to
+	base   int    // the base image
 	cgroup string // empty where there is no cgroup2
 	bootID int    // the file over the kernel's boot id; 0 where there is none
 	times  []string
@@ -59,7 +60,7 @@ type step struct {
 }
 
 func (b *booter) boot() (*port, error) {
-	b.rw, b.upper = -1, -1
+	b.rw, b.upper, b.base = -1, -1, -1
 	b.lap("kernel")
 	var p *port
 	for _, s := range []step{
@@ -104,7 +105,7 @@ func (b *booter) options(version string) agent.Options {
 		o.Cgroups = cgroupRoot
 	}
 	if b.upper >= 0 {
-		o.Upper = fdPath(b.upper)
+		o.Upper, o.Base = fdPath(b.upper), fdPath(b.base)
 	}
 	if b.rw >= 0 {
 		o.Writable = fdPath(b.rw)

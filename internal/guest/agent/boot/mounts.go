@@ -96,11 +96,14 @@ func (b *booter) mountRoot() error {
 
 // openLayers keeps hold of what nobody can name after the switch of the root.
 func (b *booter) openLayers(onDisk bool) (err error) {
-	if b.upper, err = openDir(upperDir); err == nil && onDisk {
+	if b.base, err = openDir(baseDir); err == nil {
+		b.upper, err = openDir(upperDir)
+	}
+	if err == nil && onDisk {
 		b.rw, err = openDir(rwDir)
 	}
 	if err != nil {
-		return api.Errorf(api.Internal, "open the writable layer: %w", err)
+		return api.Errorf(api.Internal, "open the layers: %w", err)
 	}
 	return nil
 }
