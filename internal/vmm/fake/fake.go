@@ -7,8 +7,14 @@
 //	release := d.Stall(fake.Dial)         // every Dial waits for release or its context
 //	d.Machine("name").PowerOff()          // what a guest can do
 //
-// It obeys the whole contract but one thing: a machine has no process, so its
-// PID is 0 and it needs no kernel to run. It has no console log either.
+// It obeys the whole contract but for this: a machine has no process, so its PID
+// is 0 and it needs no kernel to run. It has no console log either. The files of
+// its disks are whatever the guest makes of them; layers need not be qcow2.
+//
+// Saving and continuing is real as far as memory goes: the file of Config.Memory
+// is mapped into this process, see [Machine.Memory]. What the guest function had
+// in its variables is not saved: a restored machine calls it anew with each
+// connection, as a guest is met that has just booted.
 package fake
 
 import (
@@ -33,6 +39,12 @@ const (
 	Pause  Step = "pause"
 	Resume Step = "resume"
 	Kill   Step = "kill" // can only stall: it returns no error
+
+	Fingerprint Step = "fingerprint" // cannot stall
+	Load        Step = "load"        // of the devices at a Start with Restore, after Fill
+	Save        Step = "save"        // SaveDevices
+	Region      Step = "region"      // cannot stall
+	Layer       Step = "layer"
 )
 
 // Version is the version that the fake reports.
@@ -52,7 +64,7 @@ type Driver struct {
 	machines []*Machine
 }
 
-var _ vmm.Driver = (*Driver)(nil)
+var _ vmm.Restorer = (*Driver)(nil)
 
 // Fail makes every call of step fail with err, until it is called with nil. An
 // error that is no *api.Error gets class Internal, as a driver would give it.
@@ -165,6 +177,9 @@ func (d *Driver) Start(ctx context.Context, c vmm.Config) (vmm.Machine, error) {
 		m.guest = func(conn net.Conn) { io.Copy(conn, conn) }
 	}
 	m.gate.L = &m.mu
+	if err := m.furnish(ctx, c); err != nil {
+		return nil, err
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.machines = append(d.machines, m)

@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,42 +35,19 @@ func (o obedient) Start(ctx context.Context, c vmm.Config) (vmm.Machine, error) 
 }
 
 func TestContract(t *testing.T) {
-	d := &Driver{}
-	var current string // name of the newest machine
-	d.Guest = func(conn net.Conn) {
-		r := bufio.NewReader(conn)
-		for {
-			line, err := r.ReadString('\n')
-			if err != nil {
-				return
-			}
-			switch strings.TrimSpace(line) {
-			case "!cpus":
-				line = "0-1\n"
-			case "!clock":
-				line = fmt.Sprintln(time.Now().UnixNano())
-			case "!disks":
-				line = "vda:1024:ro vdb:2048:rw\n"
-			case "!poweroff":
-				d.Machine(current).PowerOff()
-				return
-			}
-			if _, err := io.WriteString(conn, line); err != nil {
-				return
-			}
-		}
-	}
+	d := &Driver{Guest: testGuest}
 	vmmtest.Run(t, vmmtest.Harness{
 		Driver: obedient{d},
-		Config: func(t *testing.T) vmm.Config {
-			c := config(t)
-			current = c.Name
-			return c
-		},
+		Config: config,
 		Broken: func(c *vmm.Config) string { c.Args = "break"; return "a broken guest" },
 		Refused: func(t *testing.T, c *vmm.Config) string {
 			c.Kernel = write(t, "refuse", "\x7fELF refuse")
 			return "a kernel to refuse"
+		},
+		Overlay: func(t *testing.T, path string, _ int64) {
+			if err := os.WriteFile(path, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
 		},
 		BootTime: 10 * time.Second,
 	})
@@ -94,6 +69,10 @@ func config(t *testing.T) vmm.Config {
 	return vmm.Config{
 		Name: "fake of " + t.TempDir(), Dir: t.TempDir(), CPUs: 2, MemoryMiB: 256,
 		Kernel: write(t, "kernel", "\x7fELF"), Initrd: write(t, "initrd", ""),
+		Disks: []vmm.Disk{
+			{Path: write(t, "base", strings.Repeat("b", 1024)), Format: vmm.Raw, ReadOnly: true},
+			{Path: write(t, "disk", strings.Repeat("d", 2048)), Format: vmm.Raw},
+		},
 	}
 }
 
@@ -129,6 +108,58 @@ func TestFail(t *testing.T) {
 		if step == Start {
 			d.Machine(c.Name).Kill()
 		}
+	}
+}
+
+// TestFailSaving is TestFail for the steps of a machine that is saved.
+func TestFailSaving(t *testing.T) {
+	d := &Driver{}
+	c := config(t)
+	c.Memory = &vmm.Memory{Path: write(t, "memory", "")}
+	if err := os.Truncate(c.Memory.Path, int64(c.MemoryMiB)<<20); err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	vm, err := d.Start(ctx, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Kill()
+	m := vm.(vmm.Saver)
+	if err := m.Pause(ctx); err != nil {
+		t.Fatal(err)
+	}
+	devices, filled := filepath.Join(t.TempDir(), "devices"), 0
+	for _, s := range []struct {
+		step Step
+		call func() error
+	}{
+		{Fingerprint, func() error { _, err := d.Fingerprint(c); return err }},
+		{Region, func() error { _, err := m.Region(); return err }},
+		{Layer, func() error { return m.Layer(ctx, 1, write(t, "layer", "")) }},
+		{Save, func() error { return m.SaveDevices(ctx, devices) }},
+		{Load, func() error {
+			c := c
+			c.Restore = &vmm.Restore{Devices: devices, Fill: func(vmm.Region) error { filled++; return nil }}
+			m, err := d.Start(ctx, c)
+			if err == nil {
+				m.Kill()
+			}
+			return err
+		}},
+	} {
+		fault := errors.New("as told")
+		d.Fail(s.step, fault)
+		if err := s.call(); !errors.Is(err, fault) || api.ClassOf(err) != api.Internal {
+			t.Errorf("%s: %v", s.step, err)
+		}
+		d.Fail(s.step, nil)
+		if err := s.call(); err != nil {
+			t.Errorf("%s after the fault: %v", s.step, err)
+		}
+	}
+	if files := d.Machine(c.Name).Files(1); filled != 2 || d.Running() != 1 || len(files) != 1 {
+		t.Errorf("filled %d times, %d machines run, the last one has %v", filled, d.Running(), files)
 	}
 }
 

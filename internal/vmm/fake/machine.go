@@ -22,6 +22,11 @@ type Machine struct {
 	done   chan struct{}
 	conns  sync.WaitGroup
 
+	print  string // fingerprint
+	memory []byte // nil without Config.Memory
+	fresh  bool   // restored and not resumed yet; guarded by mu
+	disks  []disk // guarded by mu
+
 	mu     sync.Mutex
 	gate   sync.Cond // signalled when paused or ended changes
 	paused bool
@@ -32,7 +37,7 @@ type Machine struct {
 	err    error
 }
 
-var _ vmm.Machine = (*Machine)(nil)
+var _ vmm.Saver = (*Machine)(nil)
 
 // PowerOff ends the machine as a guest does that powers off.
 func (m *Machine) PowerOff() { m.end(nil) }
@@ -82,6 +87,7 @@ func (m *Machine) end(err error) {
 	m.gate.Broadcast()
 	go func() {
 		m.conns.Wait()
+		m.unmap()
 		m.mu.Lock()
 		m.err = err
 		m.mu.Unlock()
@@ -118,15 +124,16 @@ func (m *Machine) set(ctx context.Context, step Step, paused bool) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.ended {
-		return m.gone(step)
+		return m.gone(string(step))
 	}
 	m.paused = paused
+	m.fresh = m.fresh && paused
 	m.gate.Broadcast()
 	return nil
 }
 
-func (m *Machine) gone(step Step) error {
-	return api.Errorf(api.Unavailable, "%s machine %q: it has ended", step, m.name)
+func (m *Machine) gone(act string) error {
+	return api.Errorf(api.Unavailable, "%s machine %q: it has ended", act, m.name)
 }
 
 // Dial opens the channel.
@@ -138,7 +145,9 @@ func (m *Machine) Dial(ctx context.Context) (net.Conn, error) {
 	defer m.mu.Unlock()
 	switch {
 	case m.ended:
-		return nil, m.gone(Dial)
+		return nil, m.gone(string(Dial))
+	case m.fresh:
+		return nil, api.Errorf(api.Conflict, "dial the channel of machine %q: it has not been resumed yet", m.name)
 	case m.line != nil:
 		return nil, api.Errorf(api.Conflict, "dial the channel of machine %q: it is open already", m.name)
 	}
