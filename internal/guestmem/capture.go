@@ -16,8 +16,8 @@ type Options struct {
 	// Since is of the Capture or Apply before. Only what differs from it is saved,
 	// for a chain that goes on. Nil: the Delta is for an empty chain.
 	Since *Seen
-	// WantSeen asks for a Seen. It is free with Since; without, it takes about a
-	// tenth of the time of the copying.
+	// WantSeen asks for a Seen. It is free with Since; without, the machine stands
+	// still half as long again.
 	WantSeen bool
 	// Spill is the path of a new file for what exceeds the Buffer's bound. WriteFile
 	// makes it whole. Empty: more is an error of class Exhausted.

@@ -149,6 +149,33 @@ func TestChainGoesOnInAnotherMachine(t *testing.T) {
 	same(t, to.all(), clone.all())
 }
 
+// TestLarge is about a guest of 9 GiB, beyond what 32 bits can count.
+func TestLarge(t *testing.T) {
+	b := filepath.Join(t.TempDir(), "base")
+	if err := BaseFile(b, 9<<10); err != nil {
+		t.Fatal(err)
+	}
+	pages := 9 << 30 / pageSize
+	m, to := start(t, b), start(t, b)
+	places := []int{0, pages / 2, pages - 3}
+	for i, page := range places {
+		m.write(page, pattern(3, uint64(i)))
+	}
+	path, saved, seen := m.save(Options{WantSeen: true})
+	if saved != 9 {
+		t.Errorf("%d pages were saved, want 9", saved)
+	}
+	m.write(pages-1, []byte{1})
+	second, saved, _ := m.save(Options{Since: seen})
+	if saved != 1 {
+		t.Errorf("%d pages were saved, want 1", saved)
+	}
+	to.apply(true, path, second)
+	for _, page := range places {
+		same(t, to.read(page, 3), m.read(page, 3))
+	}
+}
+
 // TestGivenBack covers pages that were private and are the base's again.
 func TestGivenBack(t *testing.T) {
 	b := base(t, testPages)

@@ -90,8 +90,9 @@ func start(tb testing.TB, base string) machine {
 		tb.Fatal(err)
 	}
 	stop := func() {
-		in.Close()
+		cmd.Process.Kill() // its input would end it too, but in a test for races only after a second
 		cmd.Wait()
+		in.Close()
 	}
 	tb.Cleanup(stop)
 	var addr uint64
@@ -116,10 +117,13 @@ func (m machine) write(page int, data []byte) {
 }
 
 // all reads the whole memory.
-func (m machine) all() []byte {
+func (m machine) all() []byte { return m.read(0, int(m.Size)/pageSize) }
+
+// read reads pages.
+func (m machine) read(page, pages int) []byte {
 	m.tb.Helper()
-	buf := make([]byte, m.Size)
-	n, err := unix.ProcessVMReadv(m.PID, []unix.Iovec{vector(buf)}, m.at(0, len(buf)), 0)
+	buf := make([]byte, pages*pageSize)
+	n, err := unix.ProcessVMReadv(m.PID, []unix.Iovec{vector(buf)}, m.at(page, len(buf)), 0)
 	if err != nil || n != len(buf) {
 		m.tb.Fatalf("read memory: %d, %v", n, err)
 	}
