@@ -315,7 +315,7 @@ func (s *Supervisor) wake(ctx context.Context) error {
 
 // checkHost refuses what this host cannot give.
 func (s *Supervisor) checkHost(ctx context.Context, spec api.Spec) error {
-	caps, err := s.parts.Driver.Probe(ctx)
+	caps, err := s.parts.Driver.Host(ctx)
 	if err != nil {
 		return err
 	}

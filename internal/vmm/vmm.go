@@ -210,6 +210,11 @@ type Driver interface {
 	// Unavailable, with the way out as recovery, where the VMM is missing or too old.
 	Probe(ctx context.Context) (Capabilities, error)
 
+	// Host is Probe without the Version, which only the VMM itself knows: it starts
+	// no process and takes well below a millisecond. That a VMM is too old shows at
+	// its Start then.
+	Host(ctx context.Context) (Capabilities, error)
+
 	// Start starts a machine. Class Invalid for a bad Config, Unavailable where
 	// the accelerator or the VMM cannot be had or the VMM ends at once, Timeout
 	// where ctx's deadline passes.

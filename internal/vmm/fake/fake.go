@@ -153,9 +153,21 @@ func (d *Driver) Probe(ctx context.Context) (vmm.Capabilities, error) {
 	if err := d.at(ctx, Probe); err != nil {
 		return vmm.Capabilities{}, err
 	}
-	return vmm.Capabilities{
-		Version: Version, Accel: api.AccelTCG, Isolation: api.Emulated, NoKVM: "the machines are fake",
-	}, nil
+	c := host()
+	c.Version = Version
+	return c, nil
+}
+
+// Host is Probe without the version, and fails and stalls with it.
+func (d *Driver) Host(ctx context.Context) (vmm.Capabilities, error) {
+	if err := d.at(ctx, Probe); err != nil {
+		return vmm.Capabilities{}, err
+	}
+	return host(), nil
+}
+
+func host() vmm.Capabilities {
+	return vmm.Capabilities{Accel: api.AccelTCG, Isolation: api.Emulated, NoKVM: "the machines are fake"}
 }
 
 // Start starts a machine. The accelerator KVM cannot be had.

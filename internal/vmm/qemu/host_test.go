@@ -85,8 +85,9 @@ func TestMissingBinary(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	for _, d := range []*Driver{{}, {Binary: "/nowhere/qemu"}} {
 		_, probeErr := d.Probe(t.Context())
+		_, hostErr := d.Host(t.Context())
 		_, startErr := d.Start(t.Context(), unbooted(t))
-		for _, err := range []error{probeErr, startErr} {
+		for _, err := range []error{probeErr, hostErr, startErr} {
 			e := api.AsError(err)
 			if e.Class != api.Unavailable || e.Code != "missing_dependency" || e.Recovery != "Run: smolvm setup" {
 				t.Errorf("%+v", e)

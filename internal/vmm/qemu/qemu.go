@@ -38,18 +38,28 @@ var _ vmm.Driver = (*Driver)(nil)
 
 // Probe reports which QEMU and which accelerator machines get here.
 func (d *Driver) Probe(ctx context.Context) (vmm.Capabilities, error) {
+	c, err := d.Host(ctx)
+	if err != nil {
+		return c, err
+	}
+	version, err := binaryVersion(ctx, c.Binary)
+	if err == nil {
+		err = checkVersion(version)
+	}
+	if err != nil {
+		return vmm.Capabilities{}, err
+	}
+	c.Version = "QEMU " + version.String()
+	return c, nil
+}
+
+// Host reports which accelerator machines get here.
+func (d *Driver) Host(context.Context) (vmm.Capabilities, error) {
 	binary, err := d.binary()
 	if err != nil {
 		return vmm.Capabilities{}, err
 	}
-	version, err := binaryVersion(ctx, binary)
-	if err != nil {
-		return vmm.Capabilities{}, err
-	}
-	if err := checkVersion(version); err != nil {
-		return vmm.Capabilities{}, err
-	}
-	c := vmm.Capabilities{Version: "QEMU " + version.String(), Binary: binary, Accel: api.AccelKVM}
+	c := vmm.Capabilities{Binary: binary, Accel: api.AccelKVM}
 	if err := checkKVM(); err != nil {
 		c.Accel, c.NoKVM = api.AccelTCG, err.Error()
 	}

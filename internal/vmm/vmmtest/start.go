@@ -30,6 +30,11 @@ func probe(t *testing.T, h Harness) {
 	if c.Isolation != c.Accel.Isolation() {
 		t.Errorf("isolation %s with accelerator %s", c.Isolation, c.Accel)
 	}
+	host, err := h.Driver.Host(h.context(t))
+	c.Version = ""
+	if err != nil || host != c {
+		t.Errorf("host %+v, %v, probed %+v", host, err, c)
+	}
 }
 
 // badConfigs are changes that each make a good Config bad.
