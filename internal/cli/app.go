@@ -24,7 +24,8 @@ type app struct {
 	Streams
 	build    Build
 	json     bool
-	streamed bool // events were printed
+	budget   mibFlag // for templates; zero: the SDK's default
+	streamed bool    // events were printed
 	progress meter
 	outcome  *outcome // of the command, once it ran
 }
@@ -37,7 +38,7 @@ func Main(ctx context.Context, args []string, s Streams, b Build) int {
 		a.progress.w, a.progress.term = s.Err, s.ErrTerm
 	}
 	root := a.root()
-	root.SetArgs(args)
+	root.SetArgs(withExportFile(args))
 	cmd, err := root.ExecuteContextC(ctx)
 	return a.finish(ctx, cmd, a.outcome, err)
 }
@@ -76,7 +77,7 @@ func (a *app) client() *smolvm.Client {
 	if err != nil {
 		bin = "" // the SDK then looks for it
 	}
-	return &smolvm.Client{Binary: bin, Progress: a.progress.tell}
+	return &smolvm.Client{Binary: bin, Progress: a.progress.tell, TemplateBudgetMiB: int(a.budget)}
 }
 
 // sandbox finds a sandbox by id, beginning of an id, or name.
@@ -88,6 +89,7 @@ func (a *app) sandbox(ctx context.Context, ref string) (*smolvm.Sandbox, error) 
 const (
 	groupLife   = "life"
 	groupInside = "inside"
+	groupSaved  = "saved"
 	groupImages = "images"
 	groupHost   = "host"
 )
@@ -125,12 +127,14 @@ command cannot be executed or is not there.`,
 	root.AddGroup(
 		&cobra.Group{ID: groupLife, Title: "Sandboxes:"},
 		&cobra.Group{ID: groupInside, Title: "Inside a sandbox:"},
+		&cobra.Group{ID: groupSaved, Title: "Saved and continued:"},
 		&cobra.Group{ID: groupImages, Title: "Images:"},
 		&cobra.Group{ID: groupHost, Title: "This machine:"},
 	)
 	a.addCommands(root)
 	root.RunE = group(root)
 	root.SetHelpCommandGroupID(groupHost)
+	root.PersistentPreRunE = budgetFromEnv
 	checkUsage(root)
 	return root
 }
@@ -146,6 +150,8 @@ func (a *app) addCommands(root *cobra.Command) {
 		a.newRestart(), a.newPause(), a.newResume(), a.newRename(), a.newRemove(), a.newWait())
 	add(groupInside, a.newExec(), a.newShell(), a.newCopy(), a.newEnv(), a.newLogs(), a.newPs(),
 		a.newAttach(), a.newKill(), a.newStats())
+	add(groupSaved, a.newHibernate(), a.newSnapshot(), a.newFork(), a.newCheckpoint(), a.newHistory(), a.newRewind(),
+		a.newDiff(), a.newTemplate(), a.newPool())
 	add(groupImages, a.newImage())
 	add(groupHost, a.newSetup(), a.newDoctor(), a.newGC(), a.newVersion(), a.newCompletion())
 	root.AddCommand(a.newSandbox())

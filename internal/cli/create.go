@@ -16,11 +16,19 @@ func (a *app) newCreate() *cobra.Command {
 		Use:   "create",
 		Short: "Make a sandbox and start it",
 		Long: `Make a sandbox and start it. Its name is printed. It goes on when smolvm ends; it
-ends by stop, rm, its time to live or its idle timeout.`,
+ends by stop, rm, its time to live or its idle timeout.
+
+The first one of an image and sizes boots, and is saved as a template; later ones
+continue the template, or take a sandbox that waits in a pool, in milliseconds.
+With --from-snapshot the sandbox continues a snapshot, under an identity of its
+own. With --checkpoint each-command the state after each command can be gone back
+to: see history and rewind.`,
 		Example: `  smolvm create
   smolvm create --name web --cpus 2 --memory 2G --disk 10G
   smolvm create -e TOKEN --env-file .env --ttl 1h --label team=search
-  smolvm create --min-isolation hardware`,
+  smolvm create --min-isolation hardware
+  smolvm create --from-snapshot ready --name second
+  smolvm create --checkpoint each-command --idle-timeout 10m --idle-action hibernate`,
 		Args: cobra.NoArgs,
 		RunE: a.do(func(ctx context.Context, _ []string) (outcome, error) { return a.create(ctx, &o) }),
 	}

@@ -82,6 +82,17 @@ func TestSpecFlags(t *testing.T) {
 			},
 		},
 		{
+			[]string{"--from-snapshot", "ready", "--accel", "tcg"},
+			smolvm.Spec{FromSnapshot: "ready", Accel: "tcg"},
+		},
+		{
+			[]string{"--no-template", "--checkpoint", "each-command", "--idle-timeout", "5m", "--idle-action", "hibernate"},
+			smolvm.Spec{
+				CPUs: 1, MemoryMiB: 512, DiskMiB: 8192, Accel: "auto", NoTemplate: true,
+				Checkpoint: api.CheckpointEachCommand, IdleTimeoutSeconds: 300, IdleAction: api.IdleHibernate,
+			},
+		},
+		{
 			[]string{"--env-file", file, "-e", "A=flag=1", "--env", "SMOLVM_TEST_VALUE"},
 			smolvm.Spec{
 				CPUs: 1, MemoryMiB: 512, DiskMiB: 8192, Accel: "auto",
@@ -102,6 +113,60 @@ func TestSpecFlags(t *testing.T) {
 		if err != nil || !reflect.DeepEqual(got, tt.want) {
 			t.Errorf("%q: spec\n%+v, %v, want\n%+v", tt.args, got, err, tt.want)
 		}
+	}
+}
+
+func TestSpecExclusions(t *testing.T) {
+	for args, want := range map[string]string{
+		"--from-snapshot s --image base":      "--image and --from-snapshot",
+		"--from-snapshot s --cpus 1":          "--cpus and --from-snapshot",
+		"--from-snapshot s --memory 512":      "--memory and --from-snapshot",
+		"--from-snapshot s --disk 8G":         "--disk and --from-snapshot",
+		"--from-snapshot s --no-template":     "--no-template and --from-snapshot",
+		"--from-snapshot=":                    "names no snapshot",
+		"--idle-action hibernate":             "without --idle-timeout",
+		"--idle-action stop --idle-timeout 0": "without --idle-timeout",
+	} {
+		var f specFlags
+		if _, err := parse(t, f.register, strings.Fields(args)...); err != nil {
+			t.Errorf("%s: %v", args, err)
+			continue
+		}
+		var usage *usageError
+		if _, err := f.spec(); !errors.As(err, &usage) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want a usage error with %q", args, err, want)
+		}
+	}
+}
+
+func TestTemplateBudget(t *testing.T) {
+	for _, tt := range []struct {
+		env  string
+		args []string
+		want int
+	}{
+		{"", nil, api.DefaultTemplateBudgetMiB},
+		{"512M", nil, 512},
+		{"512M", []string{"--template-budget", "2G"}, 2048},
+		{"nonsense", []string{"--template-budget", "2G"}, 2048},
+		{"nonsense", nil, 0},
+	} {
+		t.Setenv(budgetEnv, tt.env)
+		a := testApp()
+		cmd := &cobra.Command{Use: "test"}
+		a.registerBudget(cmd)
+		if err := cmd.ParseFlags(tt.args); err != nil {
+			t.Fatal(err)
+		}
+		err := budgetFromEnv(cmd, nil)
+		var usage *usageError
+		if tt.want == 0 != errors.As(err, &usage) || tt.want != 0 && a.client().TemplateBudgetMiB != tt.want {
+			t.Errorf("%q %q: %d, %v, want %d", tt.env, tt.args, a.budget, err, tt.want)
+		}
+	}
+	t.Setenv(budgetEnv, "nonsense")
+	if err := budgetFromEnv(testApp().newList(), nil); err != nil {
+		t.Errorf("a command that makes no template looks at the budget: %v", err)
 	}
 }
 

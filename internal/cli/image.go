@@ -211,14 +211,21 @@ func (a *app) completeImages(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-// usedImages returns the digests of the images that sandboxes are made of.
+// usedImages tells the digests of the images that sandboxes and snapshots are made of.
 func (a *app) usedImages(ctx context.Context) (func(digest string) bool, error) {
 	list, err := a.client().List(ctx, smolvm.ListOptions{})
 	if err != nil {
 		return nil, err
 	}
-	used := make(map[string]bool, len(list))
+	snapshots, err := a.client().Snapshots(ctx)
+	if err != nil {
+		return nil, err
+	}
+	used := make(map[string]bool, len(list)+len(snapshots))
 	for _, s := range list {
+		used[s.ImageID] = true
+	}
+	for _, s := range snapshots {
 		used[s.ImageID] = true
 	}
 	return func(digest string) bool { return used[digest] }, nil

@@ -60,6 +60,7 @@ ENTRYPOINT, with several stages. Steps and what they print go to standard error.
 	fs.IntVar(&o.cpus, "cpus", api.DefaultCPUs, "virtual CPUs for RUN")
 	fs.Var(&o.memory, "memory", "memory for RUN")
 	fs.Var(&o.disk, "disk", "writable disk for RUN")
+	a.registerBudget(cmd)
 	return cmd
 }
 

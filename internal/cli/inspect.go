@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/smolvm/smolvm"
+	"github.com/smolvm/smolvm/api"
 )
 
 func (a *app) newInspect() *cobra.Command {
@@ -55,6 +56,9 @@ func printInfo(w io.Writer, s smolvm.Info) {
 		{"started", moment(s.Started)},
 		{"expires", moment(s.Expires)},
 		{"idle timeout", idle(s.IdleTimeoutSeconds)},
+		{"when idle", whenIdle(s)},
+		{"checkpoints", s.Checkpoint},
+		{"made of", s.Origin},
 		{"start took", timings(s.Timings)},
 		{"pids", pids(s)},
 	})
@@ -83,6 +87,14 @@ func idle(seconds float64) string {
 		return ""
 	}
 	return time.Duration(seconds * float64(time.Second)).String()
+}
+
+// whenIdle says what the end of the idle timeout does, where there is one.
+func whenIdle(s smolvm.Info) string {
+	if s.IdleTimeoutSeconds != 0 && s.IdleAction == "" {
+		return api.IdleStop
+	}
+	return s.IdleAction
 }
 
 func pids(s smolvm.Info) string {

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -45,12 +46,43 @@ func (a *app) onOne(f act) func(*cobra.Command, []string) error {
 	})
 }
 
+// onEach runs an act on every sandbox that the arguments name. One that fails keeps
+// no other from it. The data of one is as of onOne; that of several is a list.
+func (a *app) onEach(f act) func(*cobra.Command, []string) error {
+	one := a.onOne(f)
+	several := a.do(func(ctx context.Context, refs []string) (outcome, error) {
+		list := []smolvm.Info{}
+		var errs []error
+		for _, ref := range refs {
+			info, err := a.actOn(ctx, ref, f)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			list = append(list, info)
+		}
+		return listed(list), errors.Join(errs...)
+	})
+	return func(cmd *cobra.Command, refs []string) error {
+		if len(refs) == 1 {
+			return one(cmd, refs)
+		}
+		return several(cmd, refs)
+	}
+}
+
+// listed gives several sandboxes; to people, their names.
+func listed(list []smolvm.Info) outcome {
+	return outcome{data: listData{list}, text: func(w io.Writer) { printList(w, list, true) }}
+}
+
 func (a *app) newStart() *cobra.Command {
 	return &cobra.Command{
 		Use:   "start SANDBOX",
-		Short: "Start a stopped sandbox",
-		Long: `Boot a sandbox that is stopped or in error. Its disk is as it was left. A running
-sandbox is left as it is.`,
+		Short: "Start a stopped or hibernated sandbox",
+		Long: `Boot a sandbox that is stopped or in error; its disk is as it was left. One that
+is hibernated continues where it was, processes included. A running sandbox is left
+as it is.`,
 		Example:           `  smolvm start web`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeWith(a.completeSandboxes, 1),

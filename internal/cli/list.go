@@ -37,7 +37,7 @@ states, and all of the labels.`,
 		Args: cobra.NoArgs,
 		RunE: a.do(func(ctx context.Context, _ []string) (outcome, error) { return a.list(ctx, &o) }),
 	}
-	cmd.Flags().StringSliceVar(&o.states, "state", nil, "only sandboxes in this `STATE`: creating, running, paused, stopped or error")
+	cmd.Flags().StringSliceVar(&o.states, "state", nil, "only sandboxes in this `STATE`: creating, running, paused, hibernated, stopped or error")
 	cmd.Flags().StringArrayVarP(&o.labels, "label", "l", nil, "only sandboxes with this label `KEY=VALUE`")
 	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "print names alone")
 	fixed(cmd, "state", stateNames()...)

@@ -38,10 +38,14 @@ shape of its JSON. Flags that choose what does not exist here are refused.`,
 	return cmd
 }
 
-// oldStatus is a state in the original's words.
+// oldStatus is a state in the original's words. It cannot hibernate: what has no
+// memory and is brought back by start is stopped to it.
 func oldStatus(s api.State) string {
-	if s == api.StateCreating {
+	switch s {
+	case api.StateCreating:
 		return "created"
+	case api.StateHibernated:
+		return string(api.StateStopped)
 	}
 	return string(s)
 }
@@ -292,10 +296,14 @@ func oldStates(status string) ([]api.State, error) {
 	if status == "" {
 		return nil, nil
 	}
+	var states []api.State
 	for _, s := range api.States() {
 		if oldStatus(s) == status {
-			return []api.State{s}, nil
+			states = append(states, s)
 		}
+	}
+	if len(states) > 0 {
+		return states, nil
 	}
 	return nil, api.Errorf(api.Invalid, "status %.80q is not known", status).
 		WithRecovery("Use %s.", strings.Join([]string{"created", "running", "paused", "stopped", "error"}, ", "))
