@@ -192,6 +192,8 @@ var badInputs = []badInput{
 	{"rewind nobody", "usage_error", usage, "accepts 2 arg"},
 	{"rewind nobody first", "usage_error", usage, `"first" is not a step`},
 	{"rewind nobody ESCAPE", "usage_error", usage, `\x1b[2Jx`},
+	{"doctor --image base", "usage_error", usage, "without --fork"},
+	{"doctor --fork --image no-such-image", "not_found", 1, "no-such-image"},
 	{"diff nobody", "not_found", 1, `"nobody"`},
 	{"diff nobody 1 2 3", "usage_error", usage, "between 1 and 3"},
 	{"diff nobody now", "usage_error", usage, `"now" is not a step`},

@@ -10,6 +10,7 @@ import (
 
 	"github.com/smolvm/smolvm"
 	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/forkcheck"
 )
 
 // TestSavedTables prints what is saved, with names as hostile as a damaged state
@@ -99,5 +100,22 @@ func TestCounter(t *testing.T) {
 	}
 	if n != 9 || told != 9 || b.Len() != 9 {
 		t.Errorf("counted %d, told %d, wrote %d", n, told, b.Len())
+	}
+}
+
+func TestForkReport(t *testing.T) {
+	for name, r := range map[string]forkcheck.Report{
+		"ok": {OK: true, Sandboxes: []string{"a", "b", "c"}, Properties: []forkcheck.Property{{Name: "clocks", OK: true, Detail: "fine"}}},
+		"bad": {Sandboxes: []string{"a", "b"}, Properties: []forkcheck.Property{
+			{Name: "clocks", OK: true, Detail: "fine", Values: []string{"0s", "0s"}},
+			{Name: "host name", Detail: hostile, Values: []string{hostile, ""}},
+		}},
+	} {
+		var b strings.Builder
+		printForkReport(&b, r)
+		if strings.ContainsAny(b.String(), "\x1b\t\r\u202e") {
+			t.Errorf("control characters reached the terminal: %q", b.String())
+		}
+		golden(t, filepath.Join("testdata", "fork-report-"+name+".txt"), []byte(b.String()))
 	}
 }
