@@ -78,10 +78,12 @@ func (s *Supervisor) claim(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(s.server.closing, bootTime)
 	defer cancel()
 	err = s.take(ctx, c, lifelineOf(conn, buf.Reader))
-	b := control.Birth{Error: api.AsError(err)}
-	if err == nil {
+	var b control.Birth
+	if err != nil {
+		b.Error = api.AsError(err)
+	} else {
 		info := s.describe()
-		b = control.Birth{Sandbox: &info}
+		b.Sandbox = &info
 	}
 	if json.NewEncoder(conn).Encode(b) != nil || err != nil {
 		conn.Close() // for an ephemeral sandbox that is the end
