@@ -191,7 +191,8 @@ const (
 )
 
 // ExportDiff writes the differences below the directory dir of the sandbox to w,
-// with paths relative to it.
-func (s *Sandbox) ExportDiff(ctx context.Context, w io.Writer, dir string, f DiffFormat, o DiffOptions) error {
+// with paths relative to it. It returns the paths that the format cannot carry, such
+// as devices.
+func (s *Sandbox) ExportDiff(ctx context.Context, w io.Writer, dir string, f DiffFormat, o DiffOptions) (skipped []string, err error) {
 	return s.h.ExportDiff(ctx, w, dir, f, manager.DiffOptions(o))
 }

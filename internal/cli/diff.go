@@ -32,6 +32,8 @@ type exportData struct {
 	Output string            `json:"output"`
 	Format smolvm.DiffFormat `json:"format"`
 	Bytes  int64             `json:"size_bytes"`
+	// Skipped are the paths that the format cannot carry.
+	Skipped []string `json:"skipped,omitempty"`
 }
 
 func (a *app) newDiff() *cobra.Command {

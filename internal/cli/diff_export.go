@@ -26,7 +26,12 @@ func (a *app) exportDiff(ctx context.Context, o *diffOptions, ref string) (outco
 	d := exportData{Output: o.export, Format: format}
 	write := func(w io.Writer) error {
 		w = &counter{w, &d.Bytes, func(n int64) { a.progress.tell("export the changes", n, 0) }}
-		return sb.ExportDiff(ctx, w, o.path, format, o.DiffOptions)
+		skipped, err := sb.ExportDiff(ctx, w, o.path, format, o.DiffOptions)
+		d.Skipped = skipped
+		for _, p := range skipped {
+			a.note("left out, it cannot stand in a %s: %s", format, clean(p))
+		}
+		return err
 	}
 	if o.export == exportHere {
 		return outcome{}, write(a.Out)

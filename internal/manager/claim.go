@@ -123,7 +123,18 @@ func (m *Manager) DrainPools(ctx context.Context, image string) ([]api.Pool, err
 		return []api.Pool{}, err
 	}
 	var out []api.Pool
-	return out, m.callKeeper(ctx, control.RouteDrainPools, control.Drain{Image: image}, &out)
+	if err := m.callKeeper(ctx, control.RouteDrainPools, control.Drain{Image: image}, &out); err != nil {
+		return nil, err
+	}
+	if left, err := m.poolSizes(); err != nil || len(left) > 0 {
+		return out, err
+	}
+	for wait := newPatience(); store.Locked(m.store.KeeperLock()); { // it has nothing to keep any more
+		if err := wait.more(ctx); err != nil {
+			return out, err
+		}
+	}
+	return out, nil
 }
 
 // poolSizes are the pools that there are to be, as they are remembered.

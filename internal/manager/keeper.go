@@ -35,6 +35,7 @@ type keeper struct {
 
 	mu    sync.Mutex
 	pools map[string]*pool // by control.PoolKey
+	kept  bool             // there was a pool
 }
 
 // pool is one pool of the keeper.
@@ -63,6 +64,7 @@ func (m *Manager) Keep(ctx context.Context) error {
 	}
 	for _, p := range sizes {
 		k.pools[control.PoolKey(poolSpec(p))] = &pool{Pool: p, members: map[string]io.Closer{}}
+		k.kept = true
 	}
 	os.Remove(m.store.Keeper()) // of a dead keeper: the lock is ours
 	sock, err := sockpath.Listen(m.store.Keeper())
@@ -121,8 +123,11 @@ const maxRest = 5 * time.Second
 // pause waits until something changes; false: there is nothing left to keep.
 func (k *keeper) pause() bool {
 	k.mu.Lock()
-	empty := len(k.pools) == 0
+	empty, drained := len(k.pools) == 0, k.kept
 	k.mu.Unlock()
+	if empty && drained {
+		return false
+	}
 	var long <-chan time.Time
 	if empty {
 		long = time.After(idleTime)
@@ -251,14 +256,7 @@ func (k *keeper) set(ask api.Pool) (api.Pool, error) {
 		p = &pool{members: map[string]io.Closer{}}
 		k.pools[key] = p
 	}
-	p.Pool = ask
-	for _, lifeline := range p.members {
-		if len(p.members) <= p.Size {
-			break
-		}
-		lifeline.Close() // its end takes it out of the map
-		break
-	}
+	p.Pool, k.kept = ask, true
 	k.trim(p)
 	if ask.Size == 0 {
 		delete(k.pools, key)
