@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/signal"
 	"sync"
@@ -86,8 +87,9 @@ func newCommandData(r *smolvm.Result) *commandData {
 // with --json, into the data. The error is nil, a guestExit, or has an exit
 // status of its own.
 func (a *app) execute(ctx context.Context, sb *smolvm.Sandbox, c smolvm.Command) (*commandData, error) {
+	a.leaveStderr()
 	if !a.json {
-		c.Stdout, c.Stderr = a.Out, a.Err
+		c.Stdout, c.Stderr = a.overProgress(a.Out), a.overProgress(a.Err)
 	}
 	var res *smolvm.Result
 	var err error
@@ -100,6 +102,33 @@ func (a *app) execute(ctx context.Context, sb *smolvm.Sandbox, c smolvm.Command)
 		return nil, cannotRun(err)
 	}
 	return newCommandData(res), endError(c, res.Ended)
+}
+
+// leaveStderr keeps progress out of standard error where a command's own goes there
+// and nobody watches. A command may have to wait for its sandbox to be continued.
+func (a *app) leaveStderr() {
+	if !a.ErrTerm {
+		a.progress.w = nil
+	}
+}
+
+// overProgress returns a writer to w that first takes a line of progress off the
+// terminal.
+func (a *app) overProgress(w io.Writer) io.Writer {
+	if a.progress.w == nil {
+		return w
+	}
+	return clearing{&a.progress, w}
+}
+
+type clearing struct {
+	m *meter
+	w io.Writer
+}
+
+func (c clearing) Write(p []byte) (int, error) {
+	c.m.clear()
+	return c.w.Write(p)
 }
 
 // endError makes an error of a command that did not end well.

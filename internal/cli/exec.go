@@ -28,8 +28,8 @@ func (a *app) newExec() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "exec SANDBOX [--] COMMAND [ARG...]",
 		Short: "Run a command in a sandbox",
-		Long: `Run a command in a running sandbox and exit with its status. Flags end where the
-command begins.
+		Long: `Run a command in a sandbox that runs, or is hibernated and continues now, and exit
+with its status. Flags end where the command begins.
 
 Standard input is passed on with -i only, so that exec can be used in a loop
 that reads. With --detach the command goes on in the background: its name is
@@ -88,6 +88,7 @@ func (a *app) exec(ctx context.Context, o *execOptions, ref string, argv []strin
 }
 
 func (a *app) background(ctx context.Context, sb *smolvm.Sandbox, c smolvm.Command) (outcome, error) {
+	a.leaveStderr()
 	c.KeepStdin, c.Stdin = c.Stdin != nil, nil
 	p, err := sb.Background(ctx, c)
 	if err != nil {

@@ -73,6 +73,7 @@ func (a *app) imageBuild(ctx context.Context, o *imageBuildOptions, dir string) 
 		return outcome{}, err
 	}
 	spec := smolvm.Spec{CPUs: o.cpus, MemoryMiB: int(o.memory), DiskMiB: int(o.disk), Ephemeral: true}
+	spec.NoTemplate = true // each step's image is used once
 	if err := spec.WithDefaults().Check(); err != nil {
 		return outcome{}, err
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"strings"
 	"syscall"
 	"testing"
@@ -211,6 +212,12 @@ func TestProgress(t *testing.T) {
 	m.clear()
 	if want := "\r\x1b[Kpull   50%  5.0M of 10.0M\r\x1b[K"; b.String() != want {
 		t.Errorf("on a terminal: %q, want %q", b.String(), want)
+	}
+	m.tell("boot", 0, 0)
+	io.WriteString(clearing{&m, &b}, "out\n")
+	io.WriteString(clearing{&m, &b}, "more\n")
+	if want := "\r\x1b[Kboot\r\x1b[Kout\nmore\n"; !strings.HasSuffix(b.String(), want) {
+		t.Errorf("output over progress: %q, want %q", b.String(), want)
 	}
 	new(meter).tell("x", 0, 0) // must not fail: nobody listens
 }

@@ -35,10 +35,6 @@ type poolsData struct {
 	Pools []smolvm.Pool `json:"pools"`
 }
 
-func pooled(list []smolvm.Pool) outcome {
-	return outcome{data: poolsData{nonNil(list)}, text: func(w io.Writer) { printPools(w, list) }}
-}
-
 func printPools(w io.Writer, list []smolvm.Pool) {
 	var rows [][]string
 	for _, p := range list {
@@ -63,7 +59,7 @@ func (a *app) newPoolList() *cobra.Command {
 			if err != nil {
 				return outcome{}, err
 			}
-			return pooled(list), nil
+			return outcome{data: poolsData{nonNil(list)}, text: func(w io.Writer) { printPools(w, list) }}, nil
 		}),
 	}
 }
@@ -93,7 +89,11 @@ func (a *app) newPoolDrain() *cobra.Command {
 			if err != nil {
 				return outcome{}, err
 			}
-			return pooled(list), nil
+			return outcome{data: poolsData{nonNil(list)}, text: func(w io.Writer) {
+				for _, p := range list {
+					fmt.Fprintln(w, clean(p.Image))
+				}
+			}}, nil
 		}),
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "every pool")

@@ -59,9 +59,7 @@ func (a *app) run(ctx context.Context, o *runOptions, argv []string) (outcome, e
 	if err != nil {
 		return outcome{}, notOurs(err)
 	}
-	if !a.ErrTerm {
-		a.progress.w = nil // standard error is the command's
-	}
+	a.leaveStderr()
 	spec.Ephemeral = !o.keep
 	sb, err := a.client().Create(ctx, spec)
 	if err != nil {

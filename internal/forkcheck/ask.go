@@ -18,11 +18,15 @@ import (
 // a first command takes a second.
 const askTime = time.Minute
 
-// keysScript gives the source SSH host keys where its image can make them: what is
-// not there cannot be shown to be made anew.
+// keysScript gives the source SSH host keys where it has none: what is not there
+// cannot be shown to be made anew. Where the image cannot make any they are none, and
+// the children must at least not have them.
 const keysScript = `
-ls /etc/ssh/ssh_host_*_key >/dev/null 2>&1 || ! [ -x /usr/bin/ssh-keygen ] ||
-	{ mkdir -p /etc/ssh && ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key; }`
+cd /etc/ssh 2>/dev/null || mkdir -p /etc/ssh && cd /etc/ssh || exit 0
+ls ssh_host_*_key >/dev/null 2>&1 && exit 0
+ssh-keygen -q -t ed25519 -N '' -f ssh_host_ed25519_key 2>/dev/null && exit 0
+echo planted by forkcheck >ssh_host_ed25519_key
+echo ssh-ed25519 planted >ssh_host_ed25519_key.pub`
 
 // countScript counts in a file that is whole at every moment.
 const countScript = `

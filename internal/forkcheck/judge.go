@@ -11,16 +11,20 @@ import (
 const clockSlack = time.Second
 
 // unique are the properties that no two sandboxes may share.
-var unique = []struct {
+var unique = []secret{
+	{name: "random bytes", key: "random"},
+	{name: "random uuid", key: "uuid"},
+	{name: "machine id", key: "machine-id", absent: "the image has no /etc/machine-id"},
+	{name: "boot id", key: "boot-id"},
+	{name: "host name", key: "hostname"},
+	{name: "ssh host keys", key: "ssh-key", absent: "the image has no room for them", loses: true},
+}
+
+// secret is one of the properties that no two sandboxes may share.
+type secret struct {
 	name, key string
-	optional  string // why it may be missing everywhere; empty: it may not
-}{
-	{"random bytes", "random", ""},
-	{"random uuid", "uuid", ""},
-	{"machine id", "machine-id", "the image has no /etc/machine-id"},
-	{"boot id", "boot-id", ""},
-	{"host name", "hostname", ""},
-	{"ssh host keys", "ssh-key", "the image has no SSH"},
+	absent    string // why none may have it; empty: all must
+	loses     bool   // a child may have none, where its image cannot make one
 }
 
 // judge says what follows from what the source said before its fork, and what it
@@ -31,7 +35,7 @@ func judge(before facts, after []facts) Report {
 		r.Sandboxes = append(r.Sandboxes, f.name)
 	}
 	for _, u := range unique {
-		r.add(distinct(u.name, u.key, u.optional, after))
+		r.add(u.judge(after))
 	}
 	r.add(clocks(after))
 	r.add(goesOn(before, after[1:]))
@@ -44,25 +48,29 @@ func (r *Report) add(p Property) {
 	r.OK = r.OK && p.OK
 }
 
-// distinct wants a value of each sandbox that no other has.
-func distinct(name, key, optional string, all []facts) Property {
-	p := Property{Name: name}
-	seen, missing := map[string]bool{}, 0
+// judge wants a value of each sandbox that no other has.
+func (u secret) judge(all []facts) Property {
+	p := Property{Name: u.name}
+	times, most, missing := map[string]int{}, 0, 0
 	for _, f := range all {
-		v := f.said[key]
+		v := f.said[u.key]
 		p.Values = append(p.Values, v)
 		if v == "" {
 			missing++
+			continue
 		}
-		seen[v] = true
+		times[v]++
+		most = max(most, times[v])
 	}
 	switch {
-	case missing == len(all) && optional != "":
-		p.OK, p.Detail, p.Values = true, optional, nil
+	case missing == len(all) && u.absent != "":
+		p.OK, p.Detail, p.Values = true, u.absent, nil
+	case most > 1:
+		p.Detail = fmt.Sprintf("%d of %d share one", most, len(all))
+	case missing > 0 && u.loses && p.Values[0] != "":
+		p.OK, p.Detail = true, fmt.Sprintf("the source's alone: %d of %d have none", missing, len(all))
 	case missing > 0:
 		p.Detail = fmt.Sprintf("%d of %d have none", missing, len(all))
-	case len(seen) < len(all):
-		p.Detail = fmt.Sprintf("%d of %d are the same as another's", len(all)-len(seen), len(all))
 	default:
 		p.OK, p.Detail = true, fmt.Sprintf("%d, no two equal", len(all))
 	}

@@ -46,6 +46,8 @@ func TestJudge(t *testing.T) {
 		}, "boot id"},
 		{"host names", func(_ *facts, a []facts) { a[1].said["hostname"] = "h2" }, "host name"},
 		{"keys", func(_ *facts, a []facts) { a[2].said["ssh-key"] = "k0" }, "ssh host keys"},
+		{"children lost keys", func(_ *facts, a []facts) { a[1].said["ssh-key"], a[2].said["ssh-key"] = "", "" }, ""},
+		{"the source lost its keys", func(b *facts, a []facts) { b.said["ssh-key"], a[0].said["ssh-key"] = "", "" }, "ssh host keys"},
 		{"a clock behind", func(_ *facts, a []facts) { a[1].behind = 2 * time.Second }, "clocks"},
 		{"a clock ahead", func(_ *facts, a []facts) { a[2].behind = -2 * time.Second }, "clocks"},
 		{"a child began anew", func(_ *facts, a []facts) { a[1].said["count"], a[1].said["later"] = "1", "2" }, "processes go on"},

@@ -301,7 +301,7 @@ func (k *keeper) remember() error {
 func (k *keeper) drain(ctx context.Context, image string) ([]api.Pool, error) {
 	k.mu.Lock()
 	out := k.list(image)
-	var drained []*pool
+	drained := map[string]*pool{}
 	for key, p := range k.pools {
 		if image != "" && p.Image != image {
 			continue
@@ -309,8 +309,7 @@ func (k *keeper) drain(ctx context.Context, image string) ([]api.Pool, error) {
 		p.Size = 0
 		k.trim(p)
 		delete(k.pools, key)
-		drained = append(drained, p)
-		os.Remove(k.m.store.PoolMembers(key))
+		drained[key] = p
 	}
 	err := k.remember()
 	k.mu.Unlock()
@@ -325,6 +324,9 @@ func (k *keeper) drain(ctx context.Context, image string) ([]api.Pool, error) {
 		}
 		k.mu.Unlock()
 		if left == 0 {
+			for key := range drained {
+				os.Remove(k.m.store.PoolMembers(key)) // fails, rightly, where there is a new pool
+			}
 			k.changed()
 			return out, nil
 		}

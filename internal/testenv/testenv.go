@@ -182,7 +182,7 @@ func Processes(home string) []Process {
 }
 
 // fixed are the entries that every state directory has.
-var fixed = []string{".", "version", "key", "sandboxes", "names", "names/.lock", "snapshots", "pools", "tmp"}
+var fixed = []string{".", "version", "key", "sandboxes", "names", "names/.lock", "snapshots", "pools", "pools/keeper.lock", "tmp"}
 
 // Files lists everything below a state directory that belongs to sandboxes: all
 // but images, kernels, templates, and the fixed directories and locks.
