@@ -135,6 +135,8 @@ type Point struct {
 	Dir      string `json:"dir"`
 	DiskOnly bool   `json:"disk_only,omitempty"`
 	Step     *int   `json:"step,omitempty"`
+	// Brief says that the point is used at once and then removed.
+	Brief bool `json:"brief,omitempty"`
 }
 
 // Pointed says what saving took.

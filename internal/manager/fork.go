@@ -32,7 +32,7 @@ func (h *Handle) Fork(ctx context.Context, o api.Fork) ([]*Handle, error) {
 		return nil, err
 	}
 	defer scratch.Close()
-	if err := h.point(ctx, dir, control.Point{Step: o.At}); err != nil {
+	if err := h.point(ctx, dir, control.Point{Step: o.At, Brief: true}); err != nil {
 		return nil, err
 	}
 	rel, err := filepath.Rel(h.m.store.Root(), string(dir))

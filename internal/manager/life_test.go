@@ -177,7 +177,7 @@ var laws = []struct {
 	}},
 	{"stop while the agent is lost", func(l *life) {
 		l.faults("silent after boot")
-		sb := l.create(smolvm.Spec{})
+		sb := l.create(smolvm.Spec{NoTemplate: true})
 		l.tell(sb, "hangup")
 		start := time.Now()
 		l.ok(sb.Stop(l.ctx, smolvm.StopOptions{GraceSeconds: -1}))

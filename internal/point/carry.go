@@ -109,7 +109,7 @@ func Load(key seal.Key, r io.Reader, dir store.PointDir, o LoadOptions) (*Manife
 	}
 	want := m.Parts
 	m.Parts = nil // computed anew by Write, from what was really written
-	if err := Write(key, dir.Manifest(), dir.Parts(), m); err != nil {
+	if err := Write(key, dir.Manifest(), dir.Parts(), m, Durable); err != nil {
 		return nil, err
 	}
 	for name, p := range m.Parts {

@@ -34,15 +34,17 @@ func (m *Manifest) Snapshot(name string) api.Snapshot {
 	return s
 }
 
-// StepBytes is what a step takes that its parent, which may be nil, has not.
+// StepBytes is what a step takes that its parent has not; with none, that what the
+// sandbox was made of has not.
 func (m *Manifest) StepBytes(parent *Manifest) (n int64) {
+	before := map[string]Part{m.Memory[0]: {}, m.Disk[0]: {}}
+	if parent != nil {
+		before = parent.Parts
+	}
 	for name, p := range m.Parts {
-		if parent != nil {
-			if _, ok := parent.Parts[name]; ok {
-				continue
-			}
+		if _, ok := before[name]; !ok {
+			n += p.Bytes
 		}
-		n += p.Bytes
 	}
 	return n
 }

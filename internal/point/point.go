@@ -125,9 +125,23 @@ func (m *Manifest) Digest() string {
 // NewPart returns a new part's name of a kind such as "disk".
 func NewPart(kind string) string { return kind + "-" + strings.ToLower(rand.Text()) }
 
-// Write computes what is not known of the parts and writes the manifest: the
-// whole file or none.
-func Write(key seal.Key, path, parts string, m *Manifest) error {
+// Care says how long a point is to be of use.
+type Care int
+
+const (
+	// Brief is for a point that is used at once and then removed: no part is read, and
+	// one whose stamp does not hold is refused.
+	Brief Care = iota
+	// Checked is for a point that is worth no waiting for the host's disk: after a
+	// power cut it may turn out not to be what was saved, and is refused.
+	Checked
+	// Durable survives a power cut.
+	Durable
+)
+
+// Write computes what is not known of the parts and writes the manifest: the whole
+// file or none.
+func Write(key seal.Key, path, parts string, m *Manifest, care Care) error {
 	m.Version = version
 	known := m.Parts
 	m.Parts = make(map[string]Part)
@@ -135,13 +149,23 @@ func Write(key seal.Key, path, parts string, m *Manifest) error {
 		p, ok := known[name]
 		if !ok {
 			var err error
-			if p, err = describe(filepath.Join(parts, name)); err != nil {
+			if p, err = describe(filepath.Join(parts, name), care); err != nil {
 				return api.Errorf(api.Internal, "save %s: %w", name, err)
 			}
 		}
 		m.Parts[name] = p
 	}
 	return write(key, path, m)
+}
+
+// syncFile has the host write a file to its disk. After a power cut a manifest would
+// else speak of parts that are not there.
+func syncFile(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 func write(key seal.Key, path string, m *Manifest) error {
@@ -152,18 +176,22 @@ func write(key seal.Key, path string, m *Manifest) error {
 	return store.WriteFile(path, key.Sign(b), 0o600)
 }
 
-// describe reads a part.
-func describe(path string) (Part, error) {
+// describe looks at a part with the care that is asked for.
+func describe(path string, care Care) (Part, error) {
+	if care == Durable {
+		if err := syncFile(path); err != nil {
+			return Part{}, err
+		}
+	}
 	// The stamp first: a write during the digest then shows.
 	stamp, err := seal.StampOf(path)
-	if err != nil {
-		return Part{}, err
+	p := Part{Bytes: onDisk(path), Stamp: stamp}
+	if err != nil || care == Brief {
+		return p, err
 	}
 	sum, err := seal.Digest(path)
-	if err != nil {
-		return Part{}, err
-	}
-	return Part{Digest: hex.EncodeToString(sum[:]), Bytes: onDisk(path), Stamp: stamp}, nil
+	p.Digest = hex.EncodeToString(sum[:])
+	return p, err
 }
 
 // Point is a point that was found to be as it was saved.
@@ -187,7 +215,10 @@ func Open(key seal.Key, path, parts string) (*Point, error) {
 		if p.Stamp.Holds(file) {
 			continue
 		}
-		now, err := describe(file)
+		if p.Digest == "" { // Brief
+			return nil, altered(file, nil)
+		}
+		now, err := describe(file, Checked)
 		if err != nil || now.Digest != p.Digest {
 			return nil, altered(file, err)
 		}

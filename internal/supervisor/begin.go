@@ -426,28 +426,38 @@ func (s *Supervisor) boot(ctx context.Context) error {
 	return nil
 }
 
-// connect dials the guest and greets the agent, until the VM ends.
+// connect makes the session with the VM's agent.
 func (s *Supervisor) connect(ctx context.Context) error {
+	session, err := reach(ctx, s.vm)
+	if err != nil {
+		return err
+	}
+	s.setSession(session)
+	return nil
+}
+
+// reach dials a machine's guest and greets the agent, until the machine ends.
+func reach(ctx context.Context, vm vmm.Machine) (*guest.Session, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
 		select {
-		case <-s.vm.Done():
-			cancel(ended(s.vm))
+		case <-vm.Done():
+			cancel(ended(vm))
 		case <-ctx.Done():
 		}
 	}()
-	err := s.greet(ctx)
+	session, err := greet(ctx, vm)
 	if err == nil {
-		return nil
+		return session, nil
 	}
 	select {
-	case <-s.vm.Done(): // the channel's end was that of the machine, which knows why
-		return ended(s.vm)
+	case <-vm.Done(): // the channel's end was that of the machine, which knows why
+		return nil, ended(vm)
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	case <-time.After(endTime):
-		return err
+		return nil, err
 	}
 }
 
@@ -455,17 +465,16 @@ func (s *Supervisor) connect(ctx context.Context) error {
 // ended: its process has to be reaped.
 const endTime = time.Second
 
-func (s *Supervisor) greet(ctx context.Context) error {
-	conn, err := s.vm.Dial(ctx)
+func greet(ctx context.Context, vm vmm.Machine) (*guest.Session, error) {
+	conn, err := vm.Dial(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	session, err := guest.Connect(ctx, conn)
 	if err != nil {
-		return errors.Join(err, conn.Close())
+		return nil, errors.Join(err, conn.Close())
 	}
-	s.setSession(session)
-	return nil
+	return session, nil
 }
 
 func ended(vm vmm.Machine) error {

@@ -75,7 +75,7 @@ func (s *Supervisor) recordStep(ctx context.Context, o api.Checkpoint) (api.Step
 	if parent != nil {
 		m.Parts = parent.Parts // so that what it shares with that is not read again
 	}
-	if err := point.Write(s.key, s.dir.Step(n), s.dir.Parts(), m); err != nil {
+	if err := point.Write(s.key, s.dir.Step(n), s.dir.Parts(), m, point.Checked); err != nil {
 		return api.Step{}, err
 	}
 	step.Bytes = m.StepBytes(parent)
@@ -105,12 +105,12 @@ func label(text string) string {
 }
 
 // pointStep gives a directory links to what a step was.
-func (s *Supervisor) pointStep(dir store.PointDir, n int) (control.Pointed, error) {
+func (s *Supervisor) pointStep(dir store.PointDir, n int) error {
 	p, err := s.openStep(n)
 	if err != nil {
-		return control.Pointed{}, err
+		return err
 	}
-	return control.Pointed{}, s.copyPoint(p, dir)
+	return s.copyPoint(p, dir)
 }
 
 func (s *Supervisor) openStep(n int) (*point.Point, error) {

@@ -247,7 +247,7 @@ func (s *Supervisor) point(ctx context.Context, p control.Point) (control.Pointe
 		return control.Pointed{}, err
 	}
 	if p.Step != nil {
-		return s.pointStep(dir, *p.Step)
+		return control.Pointed{}, s.pointStep(dir, *p.Step)
 	}
 	var m *point.Manifest
 	err = s.ifUp(func() (err error) {
@@ -257,7 +257,11 @@ func (s *Supervisor) point(ctx context.Context, p control.Point) (control.Pointe
 	if err != nil {
 		return control.Pointed{}, err
 	}
-	return control.Pointed{PauseMS: m.PauseMS}, point.Write(s.key, dir.Manifest(), dir.Parts(), m)
+	care := point.Durable
+	if p.Brief {
+		care = point.Brief
+	}
+	return control.Pointed{PauseMS: m.PauseMS}, point.Write(s.key, dir.Manifest(), dir.Parts(), m, care)
 }
 
 // ownTmp checks that a directory is one in tmp/, where nothing of value is.
@@ -279,7 +283,7 @@ func (s *Supervisor) hibernate() error {
 	defer cancel()
 	m, err := s.save(ctx, saving{parts: s.dir.Parts(), still: true})
 	if err == nil {
-		err = point.Write(s.key, s.dir.Hibernated(), s.dir.Parts(), m)
+		err = point.Write(s.key, s.dir.Hibernated(), s.dir.Parts(), m, point.Durable)
 		if err != nil && s.gate.get().State == api.StateRunning {
 			err = errors.Join(err, s.vm.Resume(ctx))
 		}
@@ -308,8 +312,7 @@ func (s *Supervisor) pointStopped(p control.Point) error {
 		return err
 	}
 	if p.Step != nil {
-		_, err := s.pointStep(dir, *p.Step)
-		return err
+		return s.pointStep(dir, *p.Step)
 	}
 	if !p.DiskOnly {
 		asleep, err := point.Open(s.key, s.dir.Hibernated(), s.dir.Parts())
@@ -332,7 +335,7 @@ func (s *Supervisor) copyPoint(p *point.Point, dir store.PointDir) error {
 	}
 	m := p.Manifest
 	m.Step = nil
-	return point.Write(s.key, dir.Manifest(), dir.Parts(), &m)
+	return point.Write(s.key, dir.Manifest(), dir.Parts(), &m, point.Durable)
 }
 
 // pointDisk saves the disk of a sandbox without a VM. Its layers are shared from
@@ -357,5 +360,5 @@ func (s *Supervisor) pointDisk(dir store.PointDir) error {
 	if err := s.lend(&m, dir.Parts()); err != nil {
 		return err
 	}
-	return point.Write(s.key, dir.Manifest(), dir.Parts(), &m)
+	return point.Write(s.key, dir.Manifest(), dir.Parts(), &m, point.Durable)
 }

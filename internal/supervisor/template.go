@@ -198,7 +198,7 @@ func (b *build) run(ctx context.Context, dir store.PointDir) error {
 	if err != nil {
 		return fmt.Errorf("%w%s", err, words)
 	}
-	if err := point.Write(b.key, b.dir.Manifest(), b.dir.Parts(), &b.m); err != nil {
+	if err := point.Write(b.key, b.dir.Manifest(), b.dir.Parts(), &b.m, point.Checked); err != nil {
 		return err
 	}
 	return os.Rename(string(b.dir), string(dir))
@@ -231,12 +231,9 @@ func (b *build) boot(ctx context.Context, scratch string) error {
 // ready greets the agent and has it do once what each sandbox has to do first, so
 // that the files and the memory it needs for that are there in every copy.
 func (b *build) ready(ctx context.Context) error {
-	conn, err := b.vm.Dial(ctx)
-	if err != nil {
+	var err error
+	if b.ses, err = reach(ctx, b.vm); err != nil {
 		return err
-	}
-	if b.ses, err = guest.Connect(ctx, conn); err != nil {
-		return errors.Join(err, conn.Close())
 	}
 	c := guest.Client{Opener: b.ses}
 	if err := c.Setup(ctx, identity("smolvm")); err != nil {
