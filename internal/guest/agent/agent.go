@@ -91,6 +91,8 @@ type Agent struct {
 	cgroups cgroups
 	hooks   cgroups // for hooks, which run while all others stand still
 	freezer freezer
+	random  randomDevice
+	bootID  bootID
 	procs   procTable
 	front   procSet // those that a stream runs
 	mark    mark
@@ -111,6 +113,7 @@ func Serve(ctx context.Context, port io.ReadWriter, o Options) error {
 	a.users.root = a.root
 	a.cgroups.dir = o.Cgroup
 	a.freezer.dir = o.Cgroups
+	a.bootID.fd = o.BootID
 	if o.Cgroups != "" {
 		a.hooks.dir = filepath.Join(o.Cgroups, hooksGroup)
 	}
@@ -120,6 +123,7 @@ func Serve(ctx context.Context, port io.ReadWriter, o Options) error {
 	a.work.Wait()
 	a.cgroups.close()
 	a.hooks.close()
+	a.random.close()
 	return err
 }
 

@@ -24,6 +24,7 @@ type freezer struct {
 	since   time.Time
 	session int // that froze
 	groups  []frozenGroup
+	alone   bool           // there was no TCP connection when all stood still, so there is none
 	starts  sync.WaitGroup // of processes, under way
 }
 
@@ -72,7 +73,14 @@ func (z *freezer) freeze(session int) {
 	if z.groups == nil {
 		z.groups = freezeGroups(z.dir)
 	}
-	awaitFrozen(z.groups)
+	z.alone = z.dir != "" && awaitFrozen(z.groups) && !anyTCP()
+}
+
+// connected reports whether there may be a TCP connection.
+func (z *freezer) connected() bool {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	return !z.alone
 }
 
 // awaitThaw waits until all processes run. Where none can be frozen it does not.
@@ -117,13 +125,14 @@ func (z *freezer) thaw() {
 		unix.Close(g.freeze)
 		unix.Close(g.events)
 	}
-	z.groups = nil
+	z.groups, z.alone = nil, false
 	close(z.thawed)
 	z.thawed = nil
 }
 
-// freezeGroups freezes every group in dir: the agent's, and those that root of
-// the guest made beside it.
+// freezeGroups freezes every group in dir that has processes: the agent's, and
+// those that root of the guest made beside it. In a template there are none, and
+// nothing to thaw.
 func freezeGroups(dir string) []frozenGroup {
 	if dir == "" {
 		return nil
@@ -150,24 +159,30 @@ func freezeGroup(path string) (g frozenGroup, ok bool) {
 		unix.Close(g.freeze)
 		return g, false
 	}
+	if numberIn(g.events, "populated") == 0 {
+		unix.Close(g.freeze)
+		unix.Close(g.events)
+		return g, false
+	}
 	unix.Pwrite(g.freeze, []byte("1"), 0)
 	return g, true
 }
 
 // awaitFrozen waits until all processes of the groups stand still, but no longer
-// than freezeTime.
-func awaitFrozen(groups []frozenGroup) {
+// than freezeTime, and reports whether they do.
+func awaitFrozen(groups []frozenGroup) bool {
 	deadline := time.Now().Add(freezeTime)
 	for _, g := range groups {
 		for numberIn(g.events, "frozen") != 1 {
 			left := time.Until(deadline)
 			if left <= 0 {
-				return
+				return false
 			}
 			// The kernel says by POLLPRI that the file has changed since it was read.
 			unix.Poll([]unix.PollFd{{Fd: int32(g.events), Events: unix.POLLPRI}}, int(left/time.Millisecond)+1)
 		}
 	}
+	return true
 }
 
 // quiesce serves OpQuiesce.

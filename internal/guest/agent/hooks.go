@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -26,11 +25,13 @@ const (
 // runHooks runs the image's hooks as root, one after the other in the order of
 // their names. One that fails is reported and holds nobody up.
 func (r *renewal) runHooks() {
+	var st unix.Stat_t
+	if unix.Stat(r.a.root+hooksDir, &st) == unix.ENOENT {
+		return
+	}
 	names, err := readNames(r.a.root + hooksDir)
 	if err != nil {
-		if !os.IsNotExist(err) {
-			r.try("list hooks", err)
-		}
+		r.try("list hooks", err)
 		return
 	}
 	slices.Sort(names)

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -24,9 +26,13 @@ const (
 // must not answer with the keys of its brothers. Only keys on elliptic curves are
 // made; an RSA key takes many seconds under emulation, so it is only removed.
 func (a *Agent) renewHostKeys() error {
+	var st unix.Stat_t
+	if unix.Stat(a.root+sshDir, &st) != nil {
+		return nil // no SSH here, as mostly
+	}
 	names, err := readNames(a.root + sshDir)
 	if err != nil {
-		return nil // no SSH here
+		return err
 	}
 	types := hostKeyTypes(names)
 	if len(types) == 0 {

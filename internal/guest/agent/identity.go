@@ -2,7 +2,9 @@ package agent
 
 import (
 	"strings"
+	"sync"
 
+	"github.com/smolvm/smolvm/api"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,7 +23,7 @@ func (r *renewal) identity() {
 		}
 	}
 	r.lap("names")
-	r.try("set boot id", a.newBootID(r.s.Copy))
+	r.try("set boot id", a.bootID.renew(r.s.Copy))
 	if r.s.Copy {
 		r.try("make SSH host keys", a.renewHostKeys())
 	}
@@ -60,7 +62,9 @@ const maxRewrite = 64 << 10
 
 // rewrite gives a small file a new text, if it is new: opening a file for writing
 // would copy it up. It writes over the old text: ext4 sends a file that is cut to
-// nothing and written again to the disk at once.
+// nothing and written again to the disk at once. To cut a
+// file costs a tenth of a whole Setup, so a template should have the shortest of
+// names.
 func (a *Agent) rewrite(path string, text func(old string) string) error {
 	path = a.root + path
 	old, err := readSmall(path)
@@ -129,20 +133,53 @@ func (a *Agent) regular(path string) bool {
 	return unix.Lstat(a.root+path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG
 }
 
-// newBootID puts a boot id in the place of the kernel's, which never changes. The
-// file is mounted over the kernel's once, at boot, so that nothing stacks up.
-func (a *Agent) newBootID(again bool) error {
-	fd := a.o.BootID
-	if fd == 0 {
+// bootID is the boot id that the guest shows in the place of the kernel's, which
+// never changes. The file is mounted over the kernel's once, at boot, so that
+// nothing stacks up.
+type bootID struct {
+	fd int // of the file; 0: the kernel's id shows
+
+	mu sync.Mutex
+	id string // empty before the first
+}
+
+// renew makes a boot id, where there is none or again says so.
+func (b *bootID) renew(again bool) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.fd == 0 || b.id != "" && !again {
 		return nil
 	}
-	var now [1]byte
-	if n, _ := unix.Pread(fd, now[:], 0); n > 0 && !again {
-		return nil
+	var r [16]byte
+	if n, err := unix.Getrandom(r[:], 0); err != nil || n != len(r) {
+		return api.Errorf(api.Internal, "read random bytes: %w", err)
 	}
-	id, err := readSmall("/proc/sys/kernel/random/uuid")
-	if err == nil {
-		_, err = unix.Pwrite(fd, []byte(id), 0)
-	}
+	b.id = uuid(r)
+	_, err := unix.Pwrite(b.fd, []byte(b.id+"\n"), 0)
 	return err
+}
+
+// get returns the boot id.
+func (b *bootID) get() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.fd == 0 {
+		return readLine("/proc/sys/kernel/random/boot_id")
+	}
+	return b.id
+}
+
+// uuid writes random bytes as a UUID of version 4.
+func uuid(r [16]byte) string {
+	r[6] = r[6]&0x0f | 0x40
+	r[8] = r[8]&0x3f | 0x80
+	const digits = "0123456789abcdef"
+	b := make([]byte, 0, 36)
+	for i, c := range r {
+		if i == 4 || i == 6 || i == 8 || i == 10 {
+			b = append(b, '-')
+		}
+		b = append(b, digits[c>>4], digits[c&15])
+	}
+	return string(b)
 }

@@ -21,7 +21,7 @@ func (a *Agent) info() (guest.Info, error) {
 	return guest.Info{
 		Agent:    a.o.Version,
 		Kernel:   unix.ByteSliceToString(u.Release[:]),
-		BootID:   readLine("/proc/sys/kernel/random/boot_id"),
+		BootID:   a.bootID.get(),
 		Hostname: unix.ByteSliceToString(u.Nodename[:]),
 		UptimeMS: uptime().Milliseconds(),
 		BootMS:   a.o.BootMS,

@@ -3,6 +3,7 @@ package agent
 import (
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -34,7 +35,7 @@ func (a *Agent) setup(s stream, req []byte) error {
 	if err := r.growDisk(); err != nil {
 		return err
 	}
-	if r.s.Resumed {
+	if r.s.Resumed && a.freezer.connected() {
 		r.try("reset connections", resetConnections())
 		r.lap("tcp")
 	}
@@ -104,7 +105,7 @@ func (r *renewal) clockAndRandom() error {
 		}
 	}
 	if len(r.s.Seed) > 0 {
-		if err := stir(r.s.Seed); err != nil {
+		if err := r.a.stir(r.s.Seed); err != nil {
 			return api.Errorf(api.Internal, "stir the guest's random pool: %w", err)
 		}
 	}
@@ -119,14 +120,35 @@ const (
 	maxSeed       = 512 // bytes that one call takes
 )
 
+// randomDevice is /dev/random, which stays open for the resumes to come.
+type randomDevice struct {
+	mu   sync.Mutex
+	open bool
+	fd   int
+}
+
+func (d *randomDevice) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.open {
+		unix.Close(d.fd)
+		d.open = false
+	}
+}
+
 // stir adds a secret of the host to the random pool and credits it: a guest
 // without a history would hand out the same numbers as its clones.
-func stir(seed []byte) error {
-	fd, err := unix.Open("/dev/random", unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
+func (a *Agent) stir(seed []byte) error {
+	a.random.mu.Lock()
+	defer a.random.mu.Unlock()
+	if !a.random.open {
+		fd, err := unix.Open("/dev/random", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		a.random.fd, a.random.open = fd, true
 	}
-	defer unix.Close(fd)
+	fd := a.random.fd
 	var e struct {
 		bits, size int32
 		data       [maxSeed]byte

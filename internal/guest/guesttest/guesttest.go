@@ -2,12 +2,16 @@
 // process 1, on the user's kernel and base image, set up where they are missing.
 //
 //	m := guesttest.Boot(t)
-//	c := m.Connect(t)
+//	c := guest.Client{Opener: m.Dial(t)}
 //	res, err := c.Run(ctx, guest.Exec{Argv: []string{"true"}})
+//
+//	s := guesttest.BootToSave(t).Save(t)
+//	a, b := s.Copy(t), s.Copy(t)
 package guesttest
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,12 +48,23 @@ type Machine struct {
 // Boot boots a guest. It is killed at the end of the test.
 func Boot(t testing.TB) *Machine {
 	t.Helper()
+	return boot(t, nil)
+}
+
+// BootToSave is Boot for a guest that will be saved.
+func BootToSave(t testing.TB) *Machine {
+	t.Helper()
+	return boot(t, newMemory(t))
+}
+
+func boot(t testing.TB, memory *vmm.Memory) *Machine {
+	t.Helper()
 	home, dir := testenv.Home(t), t.TempDir()
 	s, err := store.Open(home)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := vmm.Config{Name: "guesttest", Dir: dir, CPUs: 2, MemoryMiB: memoryMiB}
+	c := vmm.Config{Name: "guesttest", Dir: dir, CPUs: 2, MemoryMiB: memoryMiB, Memory: memory}
 	writable := filepath.Join(dir, "disk.img")
 	c.Disks = []vmm.Disk{{Path: baseImage(t, s), Format: vmm.Raw, ReadOnly: true}, {Path: writable, Format: vmm.Raw}}
 	if err := disk.Create(t.Context(), writable, formattedMiB); err != nil {
@@ -149,6 +164,23 @@ func (m *Machine) Ended(t testing.TB, limit time.Duration) error {
 		t.Fatalf("the guest still runs\n%s", m.vm.LastWords())
 		return nil
 	}
+}
+
+// Kill ends the guest at once. It may be called twice.
+func (m *Machine) Kill() { m.vm.Kill() }
+
+// CPU is the processor time that the machine took so far: a measure of what was
+// done that other work on the host hardly changes.
+func (m *Machine) CPU() time.Duration {
+	var total time.Duration
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", m.vm.Info().PID))
+	for _, t := range tasks {
+		var ns int64
+		b, _ := os.ReadFile(t)
+		fmt.Sscan(string(b), &ns)
+		total += time.Duration(ns)
+	}
+	return total
 }
 
 // LastWords is the end of the console.
