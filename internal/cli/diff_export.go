@@ -28,6 +28,9 @@ func (a *app) exportDiff(ctx context.Context, o *diffOptions, ref string) (outco
 		w = &counter{w, &d.Bytes, func(n int64) { a.progress.tell("export the changes", n, 0) }}
 		skipped, err := sb.ExportDiff(ctx, w, o.path, format, o.DiffOptions)
 		d.Skipped = skipped
+		if err == nil && d.Bytes <= emptyBytes[format] {
+			a.note("nothing changed below %s", clean(o.path)) // perhaps it is not there
+		}
 		for _, p := range skipped {
 			a.note("left out, it cannot stand in a %s: %s", format, clean(p))
 		}
@@ -41,6 +44,9 @@ func (a *app) exportDiff(ctx context.Context, o *diffOptions, ref string) (outco
 	}
 	return outcome{data: d}, nil
 }
+
+// emptyBytes is how long an export of nothing is: a tar has an end.
+var emptyBytes = map[smolvm.DiffFormat]int64{smolvm.DiffTar: 1024, smolvm.DiffPatch: 0}
 
 func (o *diffOptions) checkExport(a *app) error {
 	switch {
