@@ -26,7 +26,7 @@ func (a *Agent) exec(s stream, req []byte) error {
 	if err != nil {
 		return err
 	}
-	a.front.add(p)
+	a.front.add(p, s.Session())
 	defer a.front.remove(p)
 	s.reply(&guest.Started{PID: p.child.pid})
 	a.work.Go(func() { p.follow(s) })

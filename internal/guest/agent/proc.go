@@ -28,19 +28,19 @@ type proc struct {
 	kept atomic.Bool // runs on without its stream
 }
 
-// procSet is a set of processes.
+// procSet is the processes that streams run.
 type procSet struct {
 	mu sync.Mutex
-	m  map[*proc]struct{}
+	m  map[*proc]int // to the session of the stream
 }
 
-func (t *procSet) add(p *proc) {
+func (t *procSet) add(p *proc, session int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.m == nil {
-		t.m = map[*proc]struct{}{}
+		t.m = map[*proc]int{}
 	}
-	t.m[p] = struct{}{}
+	t.m[p] = session
 }
 
 func (t *procSet) remove(p *proc) {
@@ -49,12 +49,15 @@ func (t *procSet) remove(p *proc) {
 	delete(t.m, p)
 }
 
-// keepAll has all of them run on without their streams.
-func (t *procSet) keepAll() {
+// keep has those of other sessions than the one that is on run on without their
+// streams.
+func (t *procSet) keep(on int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for p := range t.m {
-		p.kept.Store(true)
+	for p, session := range t.m {
+		if session != on {
+			p.kept.Store(true)
+		}
 	}
 }
 

@@ -43,7 +43,7 @@ func (a *Agent) setup(s stream, req []byte) error {
 		r.runHooks()
 	}
 	if r.s.Resumed {
-		a.front.keepAll()
+		a.front.keep(s.Session())
 		a.freezer.thaw()
 		r.lap("thaw")
 	}

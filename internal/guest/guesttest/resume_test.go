@@ -166,7 +166,7 @@ func (v *vm) counterAt(t *testing.T, file string) func() int {
 // testKept loses the host of a process in the foreground, with and without the
 // guest being saved meanwhile.
 func (v *vm) testKept(t *testing.T) {
-	start := func(script string) {
+	start := func(script string) *guest.Process {
 		p, err := v.c.Exec(ctxOf(t), guest.Exec{Argv: []string{"sh", "-c", script}, Stdin: true})
 		if err != nil {
 			t.Fatal(err)
@@ -174,6 +174,10 @@ func (v *vm) testKept(t *testing.T) {
 		if _, err := p.Recv(); err != nil {
 			t.Fatal(err)
 		}
+		return p
+	}
+	ended := func(which string) {
+		v.sh(t, "for i in $(seq 100); do pgrep -f 'sleep "+which+"' >/dev/null || exit 0; sleep 0.05; done; exit 1")
 	}
 	start("echo up; exec sleep 1171")
 	v.freeze(t)
@@ -184,7 +188,12 @@ func (v *vm) testKept(t *testing.T) {
 	start("echo up; exec sleep 1172")
 	v.s.Close()
 	v.dial(t)
-	v.sh(t, "for i in $(seq 100); do pgrep -f 'sleep 117[2]' >/dev/null || exit 0; sleep 0.05; done; exit 1")
+	ended("117[2]")
+	// Setup in the session of a process takes nothing from its stream.
+	p := start("echo up; exec sleep 1173")
+	v.copyOf(t, "kept", guest.Setup{Resumed: true})
+	p.Close()
+	ended("117[3]")
 	v.sh(t, "pkill -f 'sleep 117[1]'")
 }
 
