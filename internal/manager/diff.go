@@ -5,10 +5,8 @@ import (
 	"io"
 
 	"github.com/smolvm/smolvm/api"
-	"github.com/smolvm/smolvm/internal/control"
 	"github.com/smolvm/smolvm/internal/diff"
 	"github.com/smolvm/smolvm/internal/guest"
-	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/undo"
 )
 
@@ -83,7 +81,7 @@ type comparison struct {
 	ctx     context.Context
 	h       *Handle
 	changes diff.Changes
-	guests  [2]*Handle // by side; nil: the image, which is not looked into yet
+	guests  [2]*Handle // by side; nil: the image
 	forks   []*Handle
 }
 
@@ -133,38 +131,15 @@ func (d *comparison) fork(step int) (*Handle, error) {
 	return list[0], nil
 }
 
-// open reads a file of one state.
+// open reads a file of one state. Those of the image lie below each guest's own.
 func (d *comparison) open(s diff.Side, path string) (io.ReadCloser, error) {
-	if d.guests[s] == nil {
-		if err := d.openImage(s); err != nil {
-			return nil, err
-		}
+	r := guest.Read{Path: path}
+	g := d.guests[s]
+	if g == nil {
+		g, r.Base = d.guests[diff.After], true
 	}
-	_, r, err := guest.Client{Opener: d.guests[s]}.ReadFile(d.ctx, guest.Read{Path: path})
-	return r, err
-}
-
-// openImage makes a fresh sandbox of the image, whose files are the image's.
-func (d *comparison) openImage(s diff.Side) error {
-	var rec control.Record
-	if err := store.ReadJSON(d.h.dir().Spec(), &rec); err != nil {
-		return notFound(d.h.id)
-	}
-	spec := rec.Spec
-	fresh, err := d.h.m.create(d.ctx, control.Create{Spec: api.Spec{
-		Image: spec.Image, CPUs: spec.CPUs, MemoryMiB: spec.MemoryMiB, DiskMiB: spec.DiskMiB, Accel: spec.Accel, Ephemeral: true,
-	}})
-	if err != nil {
-		return err
-	}
-	d.forks = append(d.forks, fresh)
-	info, err := fresh.Info(d.ctx)
-	if err == nil && info.ImageID != rec.Image.ID {
-		err = api.Errorf(api.Conflict, "compare with image %q: it was replaced since the sandbox was made", spec.Image).
-			WithRecovery("Compare two steps of the history instead.")
-	}
-	d.guests[s] = fresh
-	return err
+	_, body, err := guest.Client{Opener: g}.ReadFile(d.ctx, r)
+	return body, err
 }
 
 // close removes the forks.

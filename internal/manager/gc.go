@@ -47,6 +47,9 @@ func (m *Manager) GC(_ context.Context, dryRun bool) (Collected, error) {
 	c.Names, err = m.store.SweepNames(dryRun)
 	errs = append(errs, err)
 	c.Temporary, err = m.store.SweepTmp(dryRun)
+	errs = append(errs, err)
+	points, err := m.store.SweepPoints(dryRun)
+	c.Temporary = append(c.Temporary, points...)
 	return c, errors.Join(append(errs, err)...)
 }
 

@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"io"
 	"os"
+	"path/filepath"
 	"regexp"
+	"strings"
 	"syscall"
 
 	"github.com/smolvm/smolvm/api"
@@ -40,6 +42,9 @@ func parse(path string, doc []byte) (*Manifest, error) {
 	if m.Version != version {
 		return nil, api.Errorf(api.Conflict, "%s has version %d, this smolvm knows version %d", path, m.Version, version).
 			WithCode("wrong_version").WithRecovery("Use the smolvm that wrote it.")
+	}
+	if !filepath.IsLocal(m.Image.RootFS) || !strings.HasPrefix(m.Image.RootFS, "images/") {
+		return nil, altered(path, nil)
 	}
 	names := m.names()
 	if len(names) > maxParts || len(m.Disk) == 0 || (m.Full() && len(m.Memory) == 0) {

@@ -91,7 +91,19 @@ func TryLock(path string) (*Lock, error) { return lock(path, unix.F_OFD_SETLK) }
 // WaitLock is TryLock that waits for the holder to end.
 func WaitLock(path string) (*Lock, error) { return lock(path, unix.F_OFD_SETLKW) }
 
+// lock locks the file that has the path: one that another removed while this waited
+// for its lock is nobody's any more, and the next is tried.
 func lock(path string, how int) (*Lock, error) {
+	for {
+		l, err := lockOnce(path, how)
+		if err != nil || sameFile(l.f, path) {
+			return l, err
+		}
+		l.Unlock()
+	}
+}
+
+func lockOnce(path string, how int) (*Lock, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
@@ -110,6 +122,13 @@ func lock(path string, how int) (*Lock, error) {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	return &Lock{f}, nil
+}
+
+// sameFile reports whether path still names the open file.
+func sameFile(f *os.File, path string) bool {
+	var a, b unix.Stat_t
+	return unix.Fstat(int(f.Fd()), &a) == nil && unix.Lstat(path, &b) == nil &&
+		a.Dev == b.Dev && a.Ino == b.Ino
 }
 
 // Locked reports whether somebody holds the lock of a file. A file that is not

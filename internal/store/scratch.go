@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/smolvm/smolvm/api"
 )
 
@@ -25,8 +23,7 @@ type Scratch struct {
 
 // Scratch makes a directory in Tmp whose name begins with prefix.
 func (s Store) Scratch(prefix string) (*Scratch, error) {
-	// A sweep may remove the lock file between its creation and its lock; the
-	// next name is tried then.
+	// A sweep may hold the new lock file for a moment; the next name is tried then.
 	for range 10 {
 		dir := filepath.Join(s.Tmp(), prefix+"-"+strings.ToLower(rand.Text()))
 		l, err := TryLock(dir + lockSuffix)
@@ -35,10 +32,6 @@ func (s Store) Scratch(prefix string) (*Scratch, error) {
 		}
 		if err != nil {
 			return nil, err
-		}
-		if !sameFile(l.File(), dir+lockSuffix) {
-			l.Unlock()
-			continue
 		}
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			os.Remove(dir + lockSuffix)
@@ -116,9 +109,26 @@ func (s Store) sweep(dir string, dryRun bool) (bool, error) {
 	return true, os.Remove(dir + lockSuffix)
 }
 
-// sameFile reports whether path still names the open file.
-func sameFile(f *os.File, path string) bool {
-	var a, b unix.Stat_t
-	return unix.Fstat(int(f.Fd()), &a) == nil && unix.Lstat(path, &b) == nil &&
-		a.Dev == b.Dev && a.Ino == b.Ino
+// SweepPoints removes what is left in Templates and Snapshots of points whose
+// removal or making ended half-way, and the locks of templates that are not there.
+// It returns their names; with dryRun it only names them.
+func (s Store) SweepPoints(dryRun bool) ([]string, error) {
+	var swept []string
+	var errs []error
+	for _, parent := range []string{s.Templates(), s.Snapshots()} {
+		entries, err := os.ReadDir(parent)
+		errs = append(errs, err)
+		for _, e := range entries {
+			path := strings.TrimSuffix(filepath.Join(parent, e.Name()), lockSuffix)
+			if _, err := os.Stat(PointDir(path).Manifest()); err == nil || slices.Contains(swept, filepath.Base(path)) {
+				continue
+			}
+			gone, err := s.sweep(path, dryRun)
+			errs = append(errs, err)
+			if gone {
+				swept = append(swept, filepath.Base(path))
+			}
+		}
+	}
+	return swept, errors.Join(errs...)
 }

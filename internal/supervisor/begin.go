@@ -44,11 +44,11 @@ func (s *Supervisor) begin(ctx context.Context, b *birth) error {
 	if err := s.bootOrEnd(ctx); err != nil {
 		return err
 	}
-	if s.create == nil && s.from != nil {
+	if s.create == nil {
 		// From here on what it wrote since counts more than what it hibernated as.
 		os.Remove(s.dir.Hibernated())
+		s.sweepParts()
 	}
-	s.sweepParts()
 	s.timings.TotalMS = ms(t)
 	up := s.running
 	if s.member != nil {

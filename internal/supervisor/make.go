@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -41,7 +42,7 @@ func (s *Supervisor) make(ctx context.Context, b *birth) error {
 			return err
 		}
 	}
-	if err := s.makeDisk(ctx, tmp.Parts()); err != nil {
+	if err := s.makeDisk(ctx, tmp.Parts(), b); err != nil {
 		return err
 	}
 	if err := s.hold(tmp); err != nil {
@@ -70,6 +71,9 @@ func (s *Supervisor) nameFree(name string) error {
 		WithRecovery("Choose another name, or remove it with: smolvm rm %s", name)
 }
 
+// originTemplate is the origin of a sandbox that continues a template.
+const originTemplate = "template"
+
 // originate finds what the sandbox is made of: a snapshot or a fork, a template,
 // or the bare image.
 func (s *Supervisor) originate(ctx context.Context, b *birth) error {
@@ -81,6 +85,9 @@ func (s *Supervisor) originate(ctx context.Context, b *birth) error {
 		}
 		s.from, s.rec.Image, s.rec.Origin = p, p.Image, origin
 		spec.Image, spec.CPUs, spec.MemoryMiB, spec.DiskMiB = p.Ref, p.Match.CPUs, p.Match.MemoryMiB, p.Match.DiskMiB
+		if err := spec.Check(); err != nil {
+			return err
+		}
 		if !p.Full() {
 			return nil
 		}
@@ -94,14 +101,14 @@ func (s *Supervisor) originate(ctx context.Context, b *birth) error {
 	if _, ok := s.parts.Driver.(vmm.Restorer); !ok || spec.NoTemplate {
 		return nil
 	}
-	s.rec.Origin = "template"
+	s.rec.Origin = originTemplate
 	s.from, err = s.template(ctx, b)
 	return err
 }
 
 // savedOrigin is the directory of what the caller said to continue, if it did.
 func (s *Supervisor) savedOrigin() (store.PointDir, string) {
-	if s.create.Point != "" {
+	if filepath.IsLocal(s.create.Point) {
 		return store.PointDir(filepath.Join(s.parts.Store.Root(), s.create.Point)), s.create.Origin
 	}
 	if name := s.rec.Spec.FromSnapshot; name != "" {
@@ -133,12 +140,12 @@ func (s *Supervisor) template(ctx context.Context, b *birth) (*point.Point, erro
 
 // makeDisk makes the writable disk: a new layer over what the sandbox continues,
 // or a new file system.
-func (s *Supervisor) makeDisk(ctx context.Context, parts string) error {
+func (s *Supervisor) makeDisk(ctx context.Context, parts string, b *birth) error {
 	if s.from == nil {
 		s.rec.Disk = []string{point.NewPart(partRaw)}
 		return s.parts.Provider.Disk(ctx, filepath.Join(parts, s.rec.Disk[0]), s.rec.Spec.DiskMiB)
 	}
-	if err := s.from.LinkTo(parts); err != nil {
+	if err := s.linkOrigin(ctx, parts, b); err != nil {
 		return err
 	}
 	layer := point.NewPart(partLayer)
@@ -148,6 +155,19 @@ func (s *Supervisor) makeDisk(ctx context.Context, parts string) error {
 	}
 	s.topSize = fileSize(filepath.Join(parts, layer))
 	return nil
+}
+
+// linkOrigin gives the sandbox links to what it continues. A template may be
+// removed between its opening and that; it is made again then.
+func (s *Supervisor) linkOrigin(ctx context.Context, parts string, b *birth) error {
+	err := s.from.LinkTo(parts)
+	if s.rec.Origin != originTemplate || !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if s.from, err = s.template(ctx, b); err != nil {
+		return err
+	}
+	return s.from.LinkTo(parts)
 }
 
 // publish gives the sandbox its name and its place.
