@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/smolvm/smolvm/api"
@@ -56,6 +57,10 @@ type Command struct {
 	OutputLimit int64
 
 	Tag string // shown in lists of processes
+
+	// Checkpoint has Run record a step of the history when the command has ended,
+	// with the command as its label; see Spec.Checkpoint for every command.
+	Checkpoint bool
 }
 
 // ShellCommand is a Command that gives one line to /bin/sh.
@@ -76,6 +81,8 @@ func (r *Result) OK() bool { return r.ExitCode == 0 }
 // Run runs a command and waits for it. If the context ends first the command is
 // ended and the context's error returned; if Command.Timeout ends it, that is no
 // error: Result.TimedOut is set and the output so far kept.
+//
+// Where a checkpoint was asked for and failed, both result and error are returned.
 //
 // Classes: NotFound where the program is not in the sandbox, Invalid for a bad
 // directory or user, Unavailable where the sandbox does not run.
@@ -100,7 +107,12 @@ func (s *Sandbox) Run(ctx context.Context, c Command) (*Result, error) {
 		return nil, err
 	}
 	ended.Truncated = ended.Truncated || out.Cut || errs.Cut
-	return &Result{Ended: ended, Stdout: out.Bytes, Stderr: errs.Bytes}, nil
+	res := &Result{Ended: ended, Stdout: out.Bytes, Stderr: errs.Bytes}
+	if !c.Checkpoint {
+		return res, nil
+	}
+	_, err = s.Checkpoint(ctx, Checkpoint{Label: strings.Join(c.Argv, " "), Exit: &ended.ExitCode})
+	return res, err
 }
 
 // Exec starts a command and returns once it runs. Wait for it, or Close it: the
