@@ -17,6 +17,7 @@ import (
 type Build struct {
 	Version string     // empty: the module's
 	Driver  vmm.Driver // that supervisors run machines with; doctor asks it
+	Floor   Floor      // that bench compares with; nil: it does not
 }
 
 // app is one run of the command line.
@@ -153,7 +154,7 @@ func (a *app) addCommands(root *cobra.Command) {
 	add(groupSaved, a.newHibernate(), a.newSnapshot(), a.newFork(), a.newCheckpoint(), a.newHistory(), a.newRewind(),
 		a.newDiff(), a.newTemplate(), a.newPool())
 	add(groupImages, a.newImage())
-	add(groupHost, a.newSetup(), a.newDoctor(), a.newGC(), a.newVersion(), a.newCompletion())
+	add(groupHost, a.newSetup(), a.newDoctor(), a.newBench(), a.newGC(), a.newVersion(), a.newCompletion())
 	root.AddCommand(a.newSandbox())
 }
 
