@@ -40,7 +40,9 @@ func (s *Supervisor) begin(ctx context.Context, b *birth) error {
 	}
 	u.Add(s.hangUp)
 	u.Add(func() { close(s.over) })
-	b.progress(control.Progress{Step: "boot"})
+	if s.from == nil || !s.from.Full() { // to continue takes too little to be told
+		b.progress(control.Progress{Step: "boot"})
+	}
 	if err := s.bootOrEnd(ctx); err != nil {
 		return err
 	}
