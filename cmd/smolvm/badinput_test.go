@@ -235,6 +235,12 @@ var badInputs = []badInput{
 	{"sandbox file upload nobody no-such-file /x", "not_found", 1, `"nobody"`},
 	{"sandbox list --status asleep", "invalid_input", 1, `status "asleep" is not known`},
 	{"sandbox list --all --status running", "usage_error", usage, "exclude each other"},
+	{"sandbox snapshot create nobody", "not_found", 1, `"nobody"`},
+	{"sandbox snapshot create nobody --snapshot-type half", "invalid_input", 1, `snapshot type "half" is not known`},
+	{"sandbox snapshot create nobody --live-only", "invalid_input", 1, "without halting"},
+	{"sandbox snapshot restore nothing", "not_found", 1, `"nothing"`},
+	{"sandbox snapshot restore EMPTY", "usage_error", usage, "no snapshot is named"},
+	{"sandbox snapshot delete nothing", "not_found", 1, `"nothing"`},
 	{"supervise nonsense", "", 1, ""},
 }
 

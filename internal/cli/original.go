@@ -28,7 +28,7 @@ shape of its JSON. Flags that choose what does not exist here are refused.`,
 	}
 	cmd.RunE = group(cmd)
 	cmd.AddCommand(a.newOldCreate(), a.newOldList(), a.newOldInfo(), a.newOldStop(), a.newOldExec(),
-		a.newOldRemove(), a.newOldFile(), a.newShell(), a.newLogs(), a.newEnv())
+		a.newOldRemove(), a.newOldSnapshots(), a.newOldFile(), a.newShell(), a.newLogs(), a.newEnv())
 	one := func(verb, short string, f act) {
 		cmd.AddCommand(a.newOldAct(verb, short, f))
 	}

@@ -30,6 +30,14 @@ type oldListedVM struct {
 	Warnings []string `json:"warnings"`
 }
 
+func newOldListedVM(s smolvm.Info) oldListedVM {
+	vm := oldListedVM{oldVM: oldVM{s.Name, oldStatus(s.State)}, Warnings: []string{}}
+	if s.VMMPID != 0 {
+		vm.PID = &s.VMMPID
+	}
+	return vm
+}
+
 func (a *app) newOldList() *cobra.Command {
 	var all bool
 	var status string
@@ -69,11 +77,7 @@ func (a *app) oldList(ctx context.Context, all bool, status string) (outcome, er
 		return outcome{}, err
 	}
 	for _, s := range list {
-		vm := oldListedVM{oldVM: oldVM{s.Name, oldStatus(s.State)}, Warnings: []string{}}
-		if s.VMMPID != 0 {
-			vm.PID = &s.VMMPID
-		}
-		d.VMs = append(d.VMs, vm)
+		d.VMs = append(d.VMs, newOldListedVM(s))
 	}
 	return outcome{data: d, text: func(w io.Writer) { printList(w, list, false) }}, nil
 }
