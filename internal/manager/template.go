@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -52,7 +53,7 @@ func (m *Manager) BuildTemplate(ctx context.Context, spec api.Spec) (api.Templat
 }
 
 // RemoveTemplate removes a template by its key or a unique beginning of it.
-func (m *Manager) RemoveTemplate(_ context.Context, key string) error {
+func (m *Manager) RemoveTemplate(ctx context.Context, key string) error {
 	entries, err := os.ReadDir(m.store.Templates())
 	if err != nil {
 		return err
@@ -68,8 +69,24 @@ func (m *Manager) RemoveTemplate(_ context.Context, key string) error {
 		return api.Errorf(api.NotFound, "find template %.80q: there is none", key).
 			WithRecovery("List what there is with: smolvm template ls")
 	case 1:
-		dir := m.store.Template(match[0])
-		return point.Remove(dir.Manifest(), string(dir))
+		return m.removeTemplate(ctx, m.store.Template(match[0]))
 	}
 	return api.Errorf(api.Invalid, "%q is the beginning of %d templates", key, len(match)).WithRecovery("Give more of the key.")
+}
+
+// removeTemplate waits for those who make or use it.
+func (m *Manager) removeTemplate(ctx context.Context, dir store.PointDir) error {
+	for wait := newPatience(); ; {
+		l, err := store.TryLock(dir.Lock())
+		if err == nil {
+			defer l.Unlock()
+			return errors.Join(point.Remove(dir.Manifest(), string(dir)), os.Remove(dir.Lock()))
+		}
+		if !errors.Is(err, api.ErrConflict) {
+			return err
+		}
+		if err := wait.more(ctx); err != nil {
+			return err
+		}
+	}
 }

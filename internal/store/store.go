@@ -211,6 +211,9 @@ type PointDir string
 // Manifest says what it is made of.
 func (d PointDir) Manifest() string { return filepath.Join(string(d), "point.json") }
 
+// Lock is held by who makes, uses or removes a template.
+func (d PointDir) Lock() string { return string(d) + lockSuffix }
+
 // Parts holds the files that the manifest names.
 func (d PointDir) Parts() string { return filepath.Join(string(d), "parts") }
 

@@ -3,7 +3,6 @@ package supervisor
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -28,9 +27,6 @@ func (s *Supervisor) make(ctx context.Context, b *birth) error {
 		return err
 	}
 	s.rec = control.Record{ID: newID(), Spec: spec, Created: time.Now().UTC().Round(time.Millisecond)}
-	if err := s.originate(ctx, b); err != nil {
-		return err
-	}
 	scratch, err := s.parts.Store.Scratch("create")
 	if err != nil {
 		return err
@@ -42,7 +38,10 @@ func (s *Supervisor) make(ctx context.Context, b *birth) error {
 			return err
 		}
 	}
-	if err := s.makeDisk(ctx, tmp.Parts(), b); err != nil {
+	if err := s.originate(ctx, tmp.Parts(), b); err != nil {
+		return err
+	}
+	if err := s.makeDisk(ctx, tmp.Parts()); err != nil {
 		return err
 	}
 	if err := s.hold(tmp); err != nil {
@@ -71,12 +70,9 @@ func (s *Supervisor) nameFree(name string) error {
 		WithRecovery("Choose another name, or remove it with: smolvm rm %s", name)
 }
 
-// originTemplate is the origin of a sandbox that continues a template.
-const originTemplate = "template"
-
-// originate finds what the sandbox is made of: a snapshot or a fork, a template,
-// or the bare image.
-func (s *Supervisor) originate(ctx context.Context, b *birth) error {
+// originate finds what the sandbox is made of, and links it into parts: a snapshot
+// or a fork, a template, or nothing beside the image.
+func (s *Supervisor) originate(ctx context.Context, parts string, b *birth) error {
 	spec := &s.rec.Spec
 	if dir, origin := s.savedOrigin(); dir != "" {
 		p, err := point.Open(s.key, dir.Manifest(), dir.Parts())
@@ -88,10 +84,12 @@ func (s *Supervisor) originate(ctx context.Context, b *birth) error {
 		if err := spec.Check(); err != nil {
 			return err
 		}
-		if !p.Full() {
-			return nil
+		if p.Full() {
+			if err := s.checkMatch(p, *spec); err != nil {
+				return err
+			}
 		}
-		return s.checkMatch(p, *spec)
+		return p.LinkTo(parts)
 	}
 	var err error
 	if s.rec.Image, err = s.parts.Provider.Image(ctx, spec.Image, b.progress); err != nil {
@@ -101,8 +99,8 @@ func (s *Supervisor) originate(ctx context.Context, b *birth) error {
 	if _, ok := s.parts.Driver.(vmm.Restorer); !ok || spec.NoTemplate {
 		return nil
 	}
-	s.rec.Origin = originTemplate
-	s.from, err = s.template(ctx, b)
+	s.rec.Origin = "template"
+	s.from, err = s.template(ctx, b, func(p *point.Point) error { return p.LinkTo(parts) })
 	return err
 }
 
@@ -125,7 +123,7 @@ func noSnapshot(name string, err error) error {
 	return err
 }
 
-func (s *Supervisor) template(ctx context.Context, b *birth) (*point.Point, error) {
+func (s *Supervisor) template(ctx context.Context, b *birth, use func(*point.Point) error) (*point.Point, error) {
 	match, err := s.matchOf(s.rec.Spec, "")
 	if err != nil {
 		return nil, err
@@ -135,18 +133,15 @@ func (s *Supervisor) template(ctx context.Context, b *birth) (*point.Point, erro
 		budget = api.DefaultTemplateBudgetMiB
 	}
 	t := templates{parts: s.parts, key: s.key, budget: budget << 20, tell: b.progress}
-	return t.get(ctx, s.rec.Spec, s.rec.Image, match)
+	return t.get(ctx, s.rec.Spec, s.rec.Image, match, use)
 }
 
 // makeDisk makes the writable disk: a new layer over what the sandbox continues,
 // or a new file system.
-func (s *Supervisor) makeDisk(ctx context.Context, parts string, b *birth) error {
+func (s *Supervisor) makeDisk(ctx context.Context, parts string) error {
 	if s.from == nil {
 		s.rec.Disk = []string{point.NewPart(partRaw)}
 		return s.parts.Provider.Disk(ctx, filepath.Join(parts, s.rec.Disk[0]), s.rec.Spec.DiskMiB)
-	}
-	if err := s.linkOrigin(ctx, parts, b); err != nil {
-		return err
 	}
 	layer := point.NewPart(partLayer)
 	s.rec.Disk = append(s.from.Disk[:len(s.from.Disk):len(s.from.Disk)], layer)
@@ -155,19 +150,6 @@ func (s *Supervisor) makeDisk(ctx context.Context, parts string, b *birth) error
 	}
 	s.topSize = fileSize(filepath.Join(parts, layer))
 	return nil
-}
-
-// linkOrigin gives the sandbox links to what it continues. A template may be
-// removed between its opening and that; it is made again then.
-func (s *Supervisor) linkOrigin(ctx context.Context, parts string, b *birth) error {
-	err := s.from.LinkTo(parts)
-	if s.rec.Origin != originTemplate || !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if s.from, err = s.template(ctx, b); err != nil {
-		return err
-	}
-	return s.from.LinkTo(parts)
 }
 
 // publish gives the sandbox its name and its place.

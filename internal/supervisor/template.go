@@ -47,41 +47,37 @@ type templates struct {
 	tell   func(control.Progress)
 }
 
-// get returns the template for sandboxes of spec, made where it is not there or
-// not as it was saved. Of many that come at once, one makes it.
-func (t *templates) get(ctx context.Context, spec api.Spec, img control.Image, match point.Match) (*point.Point, error) {
+// get has the template for sandboxes of spec used, made where it is not there or not
+// as it was saved. Of many that come at once, one makes it. While it is used nobody
+// removes it.
+func (t *templates) get(ctx context.Context, spec api.Spec, img control.Image, match point.Match, use func(*point.Point) error) (*point.Point, error) {
 	kernel, initrd, err := t.parts.Provider.Kernel(ctx)
 	if err != nil {
 		return nil, err
 	}
 	key := templateKey{Match: match, Kernel: kernel, Initrd: initrd, Image: img.ID}
 	dir := t.parts.Store.Template(key.String())
-	p, err := t.open(dir)
-	if err == nil {
-		return p, nil
-	}
-	t.tell(control.Progress{Step: "template"})
-	l, err := waitLock(ctx, string(dir)+".lock")
+	l, err := t.lock(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
 	defer l.Unlock()
-	p, err = t.open(dir)
-	if err == nil {
-		return p, nil
-	}
-	if api.ClassOf(err) != api.NotFound {
-		slog.Warn("make a template anew", "template", dir, "err", err)
-		if err := point.Remove(dir.Manifest(), string(dir)); err != nil {
+	p, err := t.open(dir)
+	if err != nil {
+		if api.ClassOf(err) != api.NotFound {
+			slog.Warn("make a template anew", "template", dir, "err", err)
+		}
+		t.tell(control.Progress{Step: "template"})
+		b := build{templates: t, spec: spec, img: img, match: match, kernel: kernel, initrd: initrd}
+		if err := b.run(ctx, dir); err != nil {
+			return nil, api.Errorf(api.ClassOf(err), "make the template of image %q: %w", spec.Image, err)
+		}
+		t.evict(dir)
+		if p, err = t.open(dir); err != nil {
 			return nil, err
 		}
 	}
-	b := build{templates: t, spec: spec, img: img, match: match, kernel: kernel, initrd: initrd}
-	if err := b.run(ctx, dir); err != nil {
-		return nil, api.Errorf(api.ClassOf(err), "make the template of image %q: %w", spec.Image, err)
-	}
-	t.evict(dir)
-	return t.open(dir)
+	return p, use(p)
 }
 
 func (t *templates) open(dir store.PointDir) (*point.Point, error) {
@@ -93,17 +89,19 @@ func (t *templates) open(dir store.PointDir) (*point.Point, error) {
 	return p, err
 }
 
-// waitLock takes a lock that another may hold for as long as a boot takes.
-func waitLock(ctx context.Context, path string) (*store.Lock, error) {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		l, err := store.TryLock(path)
+// lock takes the lock of a template, which others hold for a millisecond while they
+// use it, and for as long as a boot takes while they make it.
+func (t *templates) lock(ctx context.Context, dir store.PointDir) (*store.Lock, error) {
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		l, err := store.TryLock(dir.Lock())
 		if !errors.Is(err, api.ErrConflict) {
 			return l, err
 		}
+		if wait == 32*time.Millisecond { // it is being made
+			t.tell(control.Progress{Step: "template"})
+		}
 		select {
-		case <-tick.C:
+		case <-time.After(wait):
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
@@ -140,7 +138,13 @@ func (t *templates) evict(newest store.PointDir) {
 		if e.dir == newest {
 			continue
 		}
-		if err := point.Remove(e.dir.Manifest(), string(e.dir)); err != nil {
+		l, err := store.TryLock(e.dir.Lock())
+		if err != nil {
+			continue // it is in use
+		}
+		err = point.Remove(e.dir.Manifest(), string(e.dir))
+		l.Unlock()
+		if err != nil {
 			slog.Warn("remove a template", "err", err)
 			continue
 		}
@@ -199,6 +203,10 @@ func (b *build) run(ctx context.Context, dir store.PointDir) error {
 		return fmt.Errorf("%w%s", err, words)
 	}
 	if err := point.Write(b.key, b.dir.Manifest(), b.dir.Parts(), &b.m, point.Checked); err != nil {
+		return err
+	}
+	// What may be there is damaged, or the rest of a removal that was cut short.
+	if err := point.Remove(dir.Manifest(), string(dir)); err != nil {
 		return err
 	}
 	return os.Rename(string(b.dir), string(dir))
@@ -327,7 +335,7 @@ func (s *Supervisor) makeTemplate(ctx context.Context, b *birth) (control.Birth,
 		return control.Birth{}, err
 	}
 	s.rec = control.Record{Spec: spec, Image: img}
-	p, err := s.template(ctx, b)
+	p, err := s.template(ctx, b, func(*point.Point) error { return nil })
 	if err != nil {
 		return control.Birth{}, err
 	}
