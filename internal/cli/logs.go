@@ -35,8 +35,9 @@ func (a *app) newLogs() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "logs SANDBOX",
 		Short: "Print the console of a sandbox",
-		Long: `Print the end of the console of a sandbox: what its kernel and its agent said. The
-output of a background process is printed by attach.
+		Long: `Print the end of the console of a sandbox: what its kernel and its agent said. One
+that continues a template did not boot itself, and has little to say. The output of
+a background process is printed by attach.
 
 With --follow and --json each line is an event on a line of its own,
 {"event": "line", "line": ...}, and the last line is the usual object.`,

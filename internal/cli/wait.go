@@ -12,8 +12,9 @@ func (a *app) newWait() *cobra.Command {
 	return &cobra.Command{
 		Use:   "wait SANDBOX [PROCESS]",
 		Short: "Wait until a sandbox, or a process in it, ends",
-		Long: `Wait until a sandbox has stopped, failed or been removed, and print its state. With
-the name of a background process, wait for that and exit with its status.`,
+		Long: `Wait until a sandbox has stopped, hibernated, failed or been removed, and print its
+state. With the name of a background process, wait for that and exit with its
+status.`,
 		Example: `  smolvm wait web
   smolvm wait web p1`,
 		Args:              cobra.RangeArgs(1, 2),
