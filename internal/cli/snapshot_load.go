@@ -31,7 +31,7 @@ is left behind, and the disk boots anywhere.`,
 		RunE: a.do(func(ctx context.Context, args []string) (outcome, error) { return a.snapshotLoad(ctx, o, args[0]) }),
 	}
 	fs := cmd.Flags()
-	fs.StringVarP(&o.Name, "name", "n", "", "`NAME` of the snapshot (default: as it was saved)")
+	fs.StringVarP(&o.Name, "name", "n", "", "`NAME` of the snapshot (default: generated)")
 	fs.StringVar(&o.Digest, "digest", "", "`DIGEST` that was printed where the file was made")
 	fs.BoolVar(&o.DiskOnly, "disk-only", false, "leave the memory behind")
 	return cmd
