@@ -219,6 +219,9 @@ func Open(key seal.Key, path, parts string) (*Point, error) {
 			return nil, altered(file, nil)
 		}
 		now, err := describe(file, Checked)
+		if _, gone := os.Stat(path); gone != nil { // removed meanwhile, the manifest first
+			return nil, none(path)
+		}
 		if err != nil || now.Digest != p.Digest {
 			return nil, altered(file, err)
 		}
@@ -235,7 +238,7 @@ func Open(key seal.Key, path, parts string) (*Point, error) {
 func Read(key seal.Key, path string) (*Manifest, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, api.Errorf(api.NotFound, "open %s: there is none", path)
+		return nil, none(path)
 	}
 	if err != nil {
 		return nil, err
@@ -243,6 +246,8 @@ func Read(key seal.Key, path string) (*Manifest, error) {
 	defer f.Close()
 	return readFrom(key, path, f)
 }
+
+func none(path string) error { return api.Errorf(api.NotFound, "open %s: there is none", path) }
 
 func altered(file string, cause error) error {
 	e := api.Errorf(api.Denied, "%s is not as it was saved", file).WithCode(seal.CodeAltered)
