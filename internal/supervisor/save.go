@@ -26,6 +26,10 @@ type saving struct {
 	still    bool // leave the VM paused: it ends
 }
 
+// stillTime bounds how long a machine stands still for its devices and disks to be
+// saved; its memory takes what it takes.
+const stillTime = time.Minute
+
 // save saves the running or paused sandbox and returns what it was as a manifest
 // that is not written yet. The VM stands still while its memory is copied, and only
 // then. After an error the sandbox is as before.
@@ -36,72 +40,54 @@ func (s *Supervisor) save(ctx context.Context, o saving) (_ *point.Manifest, err
 	if !ok {
 		return nil, errCannotSave
 	}
-	running := s.gate.get().State == api.StateRunning
 	c := capture{s: s, vm: vm, o: o, devices: point.NewPart(partDevices), delta: point.NewPart(partDelta)}
+	c.running = s.gate.get().State == api.StateRunning
 	if err := c.prepare(); err != nil {
 		return nil, err
 	}
 	defer c.free()
-	if running {
-		thaw, err := s.quiesce(ctx, o)
-		if err != nil {
-			return nil, err
-		}
-		defer thaw()
-	}
-	t := time.Now()
-	if running {
-		if err := vm.Pause(ctx); err != nil {
+	if c.running {
+		if err := s.quiesce(ctx, o); err != nil {
 			return nil, err
 		}
 	}
-	err = c.take(ctx)
-	if running && (err != nil || !o.still) {
-		clean, cancel := undo.Context(ctx)
-		defer cancel()
-		err = errors.Join(err, vm.Resume(clean))
-	}
-	pause := time.Since(t)
+	m, err := c.save(ctx)
 	if err != nil {
+		os.Remove(filepath.Join(o.parts, c.devices))
 		return nil, err
-	}
-	m, err := c.finish()
-	if err != nil {
-		return nil, err
-	}
-	if running {
-		m.PauseMS = float64(pause.Microseconds()) / 1000
 	}
 	return m, nil
 }
 
 // quiesce stops the guest's processes, so that none runs on in a copy before the
-// copy has an identity of its own. The source's go on when the function that it
-// returns is called.
-func (s *Supervisor) quiesce(ctx context.Context, o saving) (thaw func(), err error) {
-	c := guest.Client{Opener: s.session()}
-	thaw = func() {
-		if o.still || o.diskOnly {
-			return // the machine does not go on, or nothing stands still
-		}
-		clean, cancel := undo.Context(ctx)
-		defer cancel()
-		if err := c.Thaw(clean); err != nil {
-			slog.Warn("thaw the guest's processes", "err", err)
-		}
+// copy has an identity of its own, until goOn.
+func (s *Supervisor) quiesce(ctx context.Context, o saving) error {
+	err := guest.Client{Opener: s.session()}.Quiesce(ctx, guest.Quiesce{Freeze: !o.diskOnly, Sync: o.diskOnly})
+	if err != nil {
+		return errors.Join(api.Errorf(api.ClassOf(err), "prepare the guest to be saved: %w", err), s.goOn(ctx, o))
 	}
-	if err := c.Quiesce(ctx, guest.Quiesce{Freeze: !o.diskOnly, Sync: o.diskOnly}); err != nil {
-		thaw()
-		return nil, api.Errorf(api.ClassOf(err), "prepare the guest to be saved: %w", err)
+	return nil
+}
+
+// goOn lets the machine and its processes, that stand still to be saved, run again.
+func (s *Supervisor) goOn(ctx context.Context, o saving) error {
+	ctx, cancel := undo.Context(ctx)
+	defer cancel()
+	if err := s.vm.Resume(ctx); err != nil || o.diskOnly {
+		return err
 	}
-	return thaw, nil
+	if err := (guest.Client{Opener: s.session()}).Thaw(ctx); err != nil {
+		slog.Warn("thaw the guest's processes", "err", err)
+	}
+	return nil
 }
 
 // capture is one save under way.
 type capture struct {
-	s  *Supervisor
-	vm vmm.Saver
-	o  saving
+	s       *Supervisor
+	vm      vmm.Saver
+	o       saving
+	running bool // before and, but for saving.still, after
 
 	devices, delta string
 	region         vmm.Region
@@ -128,6 +114,40 @@ func (c *capture) free() {
 	if c.buffer != nil {
 		c.buffer.Close()
 	}
+}
+
+// save saves the machine, whose processes stand still already.
+func (c *capture) save(ctx context.Context) (*point.Manifest, error) {
+	t := time.Now()
+	err := c.pauseAndTake(ctx)
+	if c.running && !c.o.still {
+		err = errors.Join(err, c.s.goOn(ctx, c.o))
+	}
+	pause := time.Since(t)
+	var m *point.Manifest
+	if err == nil {
+		m, err = c.finish()
+	}
+	if err != nil && c.running && c.o.still {
+		err = errors.Join(err, c.s.goOn(ctx, c.o))
+	}
+	if err == nil && c.running {
+		m.PauseMS = float64(pause.Microseconds()) / 1000
+	}
+	return m, err
+}
+
+// pauseAndTake goes on when the caller ends: what a VMM was told it does, and half
+// of it would be a machine that writes to a layer which nobody knows.
+func (c *capture) pauseAndTake(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stillTime)
+	defer cancel()
+	if c.running {
+		if err := c.vm.Pause(ctx); err != nil {
+			return err
+		}
+	}
+	return c.take(ctx)
 }
 
 // take copies what the paused machine is.
@@ -218,6 +238,10 @@ func (s *Supervisor) freezeDisk(ctx context.Context, vm vmm.Saver) ([]string, er
 		s.change(func(r *control.Record) error { r.Disk = rec.Disk; return nil })
 	})
 	if err := vm.Layer(ctx, writable, s.part(layer)); err != nil {
+		if ctx.Err() != nil { // the VMM may write to it by now
+			s.topSize = 0
+			u.Success()
+		}
 		return nil, err
 	}
 	s.topSize = fileSize(s.part(layer))
@@ -285,7 +309,7 @@ func (s *Supervisor) hibernate() error {
 	if err == nil {
 		err = point.Write(s.key, s.dir.Hibernated(), s.dir.Parts(), m, point.Durable)
 		if err != nil && s.gate.get().State == api.StateRunning {
-			err = errors.Join(err, s.vm.Resume(ctx))
+			err = errors.Join(err, s.goOn(ctx, saving{}))
 		}
 	}
 	if err != nil {
