@@ -104,10 +104,11 @@ type Sandbox struct {
 
 // Timings says where the time of a start went, in milliseconds.
 type Timings struct {
-	PrepareMS float64  `json:"prepare_ms"` // image, disk and directory
-	VMMMS     float64  `json:"vmm_ms"`     // until the VMM ran
-	GuestMS   float64  `json:"guest_ms"`   // until the agent answered
-	SetupMS   float64  `json:"setup_ms"`   // identity and clock
+	PrepareMS float64  `json:"prepare_ms"`         // image, disk and directory
+	VMMMS     float64  `json:"vmm_ms"`             // until the VMM ran
+	GuestMS   float64  `json:"guest_ms"`           // until the agent answered
+	SetupMS   float64  `json:"setup_ms"`           // identity and clock
+	PauseMS   float64  `json:"pause_ms,omitempty"` // how long the source of a fork stood still
 	TotalMS   float64  `json:"total_ms"`
 	Boot      []string `json:"boot,omitempty"` // the agent's own steps, "name=ms"
 }

@@ -28,7 +28,7 @@ func run(args []string) int {
 		return supervise(args[1:]) // has its own way with signals
 	}
 	if len(args) > 0 && args[0] == "keep" {
-		return keep()
+		return keep(args[1:])
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)

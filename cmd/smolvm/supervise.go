@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -34,14 +35,19 @@ func supervise(args []string) int {
 	return supervisor.Main(supervisor.Parts{Store: s, Driver: &qemu.Driver{}, Provider: provider{s}}, args)
 }
 
-// keep is the hidden command that keeps pools full until there is none.
-func keep() int {
+// keep is the hidden command that keeps pools full until there is none. Its argument
+// is the budget of templates in MiB.
+func keep(args []string) int {
+	budget := 0
+	if len(args) > 0 {
+		budget, _ = strconv.Atoi(args[0]) // what is no number means the default
+	}
 	signal.Ignore(syscall.SIGINT, syscall.SIGHUP) // a terminal's are for the client
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	s, err := store.Open("")
 	if err == nil {
-		err = manager.New(s, manager.Options{}).Keep(ctx)
+		err = manager.New(s, manager.Options{TemplateBudgetMiB: budget}).Keep(ctx)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "smolvm:", err)

@@ -124,6 +124,8 @@ type Create struct {
 	// directory. Empty: a template, or a boot.
 	Point  string `json:"point,omitempty"`
 	Origin string `json:"origin,omitempty"` // see api.Sandbox
+	// PauseMS is how long the source of a fork stood still.
+	PauseMS float64 `json:"pause_ms,omitempty"`
 	// TemplateBudgetMiB bounds what templates take; zero: the default.
 	TemplateBudgetMiB int `json:"template_budget_mib,omitempty"`
 }
@@ -142,7 +144,6 @@ type Point struct {
 // Pointed says what saving took.
 type Pointed struct {
 	PauseMS float64 `json:"pause_ms"`
-	Bytes   int64   `json:"bytes"` // written; not what is shared
 }
 
 // Rewind is the body of RouteRewind.

@@ -32,7 +32,8 @@ func (h *Handle) Fork(ctx context.Context, o api.Fork) ([]*Handle, error) {
 		return nil, err
 	}
 	defer scratch.Close()
-	if err := h.point(ctx, dir, control.Point{Step: o.At, Brief: true}); err != nil {
+	var saved control.Pointed
+	if err := h.point(ctx, dir, control.Point{Step: o.At, Brief: true}, &saved); err != nil {
 		return nil, err
 	}
 	rel, err := filepath.Rel(h.m.store.Root(), string(dir))
@@ -45,7 +46,7 @@ func (h *Handle) Fork(ctx context.Context, o api.Fork) ([]*Handle, error) {
 	g.SetLimit(max(2, runtime.NumCPU()))
 	for i, spec := range specs {
 		g.Go(func() (err error) {
-			children[i], err = h.m.create(gctx, control.Create{Spec: spec, Point: rel, Origin: "fork " + h.id})
+			children[i], err = h.m.create(gctx, control.Create{Spec: spec, Point: rel, Origin: "fork " + h.id, PauseMS: saved.PauseMS})
 			return err
 		})
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -342,7 +343,7 @@ func (m *Manager) startKeeper() error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(program, "keep")
+	cmd := exec.Command(program, "keep", strconv.Itoa(m.opts.TemplateBudgetMiB))
 	cmd.Env = superviseEnv(m.store, os.Environ())
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

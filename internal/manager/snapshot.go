@@ -90,7 +90,7 @@ func (m *Manager) SaveSnapshot(_ context.Context, name string, w io.Writer) erro
 	if err != nil {
 		return err
 	}
-	return point.Save(key, p, w)
+	return point.Save(key, p, name, w)
 }
 
 // LoadSnapshot takes in a snapshot's file.
@@ -104,8 +104,14 @@ func (m *Manager) LoadSnapshot(ctx context.Context, r io.Reader, o api.LoadSnaps
 	if err != nil {
 		return api.Snapshot{}, err
 	}
-	return m.newSnapshot(o.Name, func(dir store.PointDir) (*point.Manifest, error) {
-		return point.Load(key, ctxReader{ctx, r}, dir, point.LoadOptions{Digest: o.Digest, DiskOnly: o.DiskOnly})
+	return m.newSnapshot(func(dir store.PointDir) (*point.Manifest, string, error) {
+		p, name, err := point.Load(key, ctxReader{ctx, r}, dir, point.LoadOptions{Digest: o.Digest, DiskOnly: o.DiskOnly})
+		if o.Name != "" {
+			name = o.Name
+		} else if api.CheckName(name) != nil {
+			name = "" // the file was not written by us
+		}
+		return p, name, err
 	})
 }
 
@@ -138,15 +144,15 @@ func snapshotTaken(name string) error {
 		WithRecovery("Choose another name, or remove it with: smolvm snapshot rm %s", name)
 }
 
-// newSnapshot has a snapshot made in tmp/ and publishes it: the whole or nothing.
-// With an empty name it gets that of its source with a number.
-func (m *Manager) newSnapshot(name string, fill func(store.PointDir) (*point.Manifest, error)) (api.Snapshot, error) {
+// newSnapshot has a snapshot made in tmp/ and publishes it under the name that fill
+// returns: the whole or nothing. An empty name is replaced by one that is free.
+func (m *Manager) newSnapshot(fill func(store.PointDir) (*point.Manifest, string, error)) (api.Snapshot, error) {
 	scratch, dir, err := m.newPoint()
 	if err != nil {
 		return api.Snapshot{}, err
 	}
 	defer scratch.Close()
-	p, err := fill(dir)
+	p, name, err := fill(dir)
 	if err != nil {
 		return api.Snapshot{}, err
 	}
@@ -194,22 +200,24 @@ func (h *Handle) TakeSnapshot(ctx context.Context, o api.TakeSnapshot) (api.Snap
 	if err != nil {
 		return api.Snapshot{}, err
 	}
-	return h.m.newSnapshot(o.Name, func(dir store.PointDir) (*point.Manifest, error) {
-		if err := h.point(ctx, dir, control.Point{DiskOnly: o.DiskOnly}); err != nil {
-			return nil, err
+	return h.m.newSnapshot(func(dir store.PointDir) (*point.Manifest, string, error) {
+		if err := h.point(ctx, dir, control.Point{DiskOnly: o.DiskOnly}, new(control.Pointed)); err != nil {
+			return nil, "", err
 		}
-		return point.Read(key, dir.Manifest())
+		p, err := point.Read(key, dir.Manifest())
+		return p, o.Name, err
 	})
 }
 
-// point has the sandbox, whatever its state, saved into dir.
-func (h *Handle) point(ctx context.Context, dir store.PointDir, p control.Point) error {
+// point has the sandbox, whatever its state, saved into dir. Nothing is told to out
+// of one that has no VM.
+func (h *Handle) point(ctx context.Context, dir store.PointDir, p control.Point, out *control.Pointed) error {
 	var err error
 	if p.Dir, err = filepath.Rel(h.m.store.Root(), string(dir)); err != nil {
 		return err
 	}
 	for wait := newPatience(); ; {
-		err := control.NewClient(h.dir().Socket()).Call(ctx, control.RoutePoint, p, nil)
+		err := control.NewClient(h.dir().Socket()).Call(ctx, control.RoutePoint, p, out)
 		if !errors.Is(err, control.ErrNoSupervisor) {
 			return err
 		}

@@ -25,11 +25,12 @@ import (
 const (
 	manifestEntry = "point.json"
 	paxOffset     = "SMOLVM.offset"
+	paxName       = "SMOLVM.name" // of the snapshot, in the record of the manifest; a mere suggestion
 	pieceSize     = 1 << 20
 )
 
-// Save writes a point to w, to be carried to another place.
-func Save(key seal.Key, p *Point, w io.Writer) error {
+// Save writes a point to w, to be carried to another place under the name it has here.
+func Save(key seal.Key, p *Point, name string, w io.Writer) error {
 	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest))
 	if err != nil {
 		return err
@@ -40,7 +41,10 @@ func Save(key seal.Key, p *Point, w io.Writer) error {
 		return err
 	}
 	sealed := key.Sign(doc)
-	h := tar.Header{Name: manifestEntry, Mode: 0o600, Size: int64(len(sealed))}
+	h := tar.Header{
+		Name: manifestEntry, Mode: 0o600, Size: int64(len(sealed)), Format: tar.FormatPAX,
+		PAXRecords: map[string]string{paxName: name},
+	}
 	if err := t.WriteHeader(&h); err != nil {
 		return err
 	}
@@ -88,67 +92,67 @@ type LoadOptions struct {
 	DiskOnly bool
 }
 
-// Load reads a carried point into a directory that is there and empty. Class
-// Denied where it was altered, or nothing vouches for it.
-func Load(key seal.Key, r io.Reader, dir store.PointDir, o LoadOptions) (*Manifest, error) {
+// Load reads a carried point into a directory that is there and empty, and returns
+// the name that it had. Class Denied where it was altered, or nothing vouches for it.
+func Load(key seal.Key, r io.Reader, dir store.PointDir, o LoadOptions) (m *Manifest, name string, err error) {
 	z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(64<<20), zstd.WithDecoderConcurrency(1))
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	defer z.Close()
 	t := tar.NewReader(z)
-	m, err := loadManifest(key, t, o.Digest)
+	m, name, err = loadManifest(key, t, o.Digest)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if o.DiskOnly {
 		m.Devices, m.Memory = "", nil
 	}
 	if err := loadParts(t, dir, m); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	want := m.Parts
 	m.Parts = nil // computed anew by Write, from what was really written
 	if err := Write(key, dir.Manifest(), dir.Parts(), m, Durable); err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	for name, p := range m.Parts {
-		if p.Digest != want[name].Digest {
-			return nil, altered("part "+name, nil)
+	for part, p := range m.Parts {
+		if p.Digest != want[part].Digest {
+			return nil, "", altered("part "+part, nil)
 		}
 	}
-	return m, nil
+	return m, name, nil
 }
 
-func loadManifest(key seal.Key, t *tar.Reader, digest string) (*Manifest, error) {
+func loadManifest(key seal.Key, t *tar.Reader, digest string) (*Manifest, string, error) {
 	h, err := t.Next()
 	if err != nil || h.Name != manifestEntry || h.Size > maxManifest {
-		return nil, api.Errorf(api.Invalid, "read snapshot file: it is no snapshot of smolvm").
+		return nil, "", api.Errorf(api.Invalid, "read snapshot file: it is no snapshot of smolvm").
 			WithRecovery("Give a file that smolvm snapshot save wrote.")
 	}
 	sealed, err := io.ReadAll(t)
 	if err != nil {
-		return nil, unreadable(err)
+		return nil, "", unreadable(err)
 	}
 	doc, ours := key.Open(sealed)
 	if ours != nil {
 		if doc, err = seal.Unverified(sealed); err != nil {
-			return nil, err
+			return nil, "", err
 		}
 	}
 	m, err := parse("snapshot file", doc)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	switch {
 	case digest != "" && digest != m.Digest():
-		return nil, api.Errorf(api.Denied, "the snapshot file has another digest than was given").WithCode(seal.CodeAltered).
+		return nil, "", api.Errorf(api.Denied, "the snapshot file has another digest than was given").WithCode(seal.CodeAltered).
 			WithRecovery("Compare with what smolvm snapshot save printed where the file was made; do not use a file that differs.")
 	case digest == "" && ours != nil:
-		return nil, api.Errorf(api.Denied, "the snapshot file was altered, or made by another installation of smolvm").WithCode(seal.CodeAltered).
+		return nil, "", api.Errorf(api.Denied, "the snapshot file was altered, or made by another installation of smolvm").WithCode(seal.CodeAltered).
 			WithRecovery("If you trust where it comes from, give the digest that smolvm snapshot save printed there: --digest sha256:...")
 	}
-	return m, nil
+	return m, h.PAXRecords[paxName], nil
 }
 
 // loadParts writes the pieces of the parts that m names, and nothing else.

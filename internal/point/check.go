@@ -43,7 +43,7 @@ func parse(path string, doc []byte) (*Manifest, error) {
 		return nil, api.Errorf(api.Conflict, "%s has version %d, this smolvm knows version %d", path, m.Version, version).
 			WithCode("wrong_version").WithRecovery("Use the smolvm that wrote it.")
 	}
-	if !filepath.IsLocal(m.Image.RootFS) || !strings.HasPrefix(m.Image.RootFS, "images/") {
+	if !filepath.IsLocal(m.Image.RootFS) || filepath.Clean(m.Image.RootFS) != m.Image.RootFS || !strings.HasPrefix(m.Image.RootFS, "images/") {
 		return nil, altered(path, nil)
 	}
 	names := m.names()

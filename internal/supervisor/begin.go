@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"time"
 
@@ -61,6 +62,7 @@ func (s *Supervisor) begin(ctx context.Context, b *birth) error {
 		s.vm.Kill()
 		return err
 	}
+	close(s.up)
 	u.Success()
 	return nil
 }
@@ -97,7 +99,9 @@ func (s *Supervisor) takeUp(ctx context.Context) error {
 	}
 	if err != nil {
 		s.lock.close()
-		return api.Errorf(api.ClassOf(err), "start sandbox %s: %w", s.dir.ID(), err)
+		e := api.AsError(err)
+		e.Message = fmt.Sprintf("start sandbox %s: %s", s.dir.ID(), e.Message)
+		return e
 	}
 	return nil
 }
@@ -113,7 +117,8 @@ func (s *Supervisor) wake(ctx context.Context) error {
 		err = s.checkMatch(p, s.rec.Spec)
 	}
 	if err != nil {
-		return api.Errorf(api.ClassOf(err), "continue what it hibernated as: %w", err).WithCode(api.AsError(err).Code)
+		return api.Errorf(api.ClassOf(err), "continue what it hibernated as: %w", err).WithCode(api.AsError(err).Code).
+			WithRecovery("Drop its memory and start from its disk alone: smolvm stop %[1]s, then smolvm start %[1]s", s.rec.Spec.Name)
 	}
 	layer := point.NewPart(partLayer)
 	if err := s.parts.Provider.Overlay(s.part(layer), s.rec.Spec.DiskMiB); err != nil {

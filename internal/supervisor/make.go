@@ -26,6 +26,7 @@ func (s *Supervisor) make(ctx context.Context, b *birth) error {
 	if err := s.checkHost(ctx, spec); err != nil {
 		return err
 	}
+	s.timings.PauseMS = s.create.PauseMS
 	s.rec = control.Record{ID: newID(), Spec: spec, Created: time.Now().UTC().Round(time.Millisecond)}
 	scratch, err := s.parts.Store.Scratch("create")
 	if err != nil {

@@ -30,7 +30,7 @@ const maxBody = 8 << 20
 func (s *Supervisor) serve(l net.Listener) {
 	s.ends = make(chan end)
 	s.swaps = make(chan func() error)
-	s.over = make(chan struct{})
+	s.up, s.over = make(chan struct{}), make(chan struct{})
 	s.idle = newIdle(s.record().Spec.IdleTimeout())
 	s.server = &server{served: make(chan struct{})}
 	s.server.closing, s.server.close = context.WithCancel(context.Background())

@@ -58,6 +58,11 @@ func (s *Supervisor) openGuest(ctx context.Context, client guest.Stream) (guest.
 	if err != nil {
 		return nil, err
 	}
+	select {
+	case <-s.up: // many may come while one wakes it
+	case <-ctx.Done():
+		return nil, s.notRunning(s.gate.get().State)
+	}
 	switch st := s.gate.get().State; st {
 	case api.StateRunning:
 	case api.StatePaused:

@@ -42,6 +42,7 @@ type Supervisor struct {
 	ends    chan end          // asks live to end the sandbox
 	swaps   chan func() error // has live change the sandbox; after an error it has no VM
 	client  <-chan struct{}   // closed when the client has ended that began the sandbox
+	up      chan struct{}     // closed when the sandbox has come up
 	over    chan struct{}     // closed when the VM has ended and the state says so
 
 	from    *point.Point // what the sandbox continues; nil: it boots
