@@ -179,8 +179,11 @@ func carried(t *testing.T, c *smolvm.Client, snap smolvm.Snapshot) {
 		t.Fatal(err)
 	}
 	t.Logf("a snapshot of %d KiB is a file of %d KiB", snap.Bytes>>10, file.Len()>>10)
-	if _, err := c.LoadSnapshot(t.Context(), bytes.NewReader(file.Bytes()), smolvm.LoadSnapshot{}); err != nil {
+	if _, err := c.LoadSnapshot(t.Context(), bytes.NewReader(file.Bytes()), smolvm.LoadSnapshot{Name: "again"}); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := c.LoadSnapshot(t.Context(), bytes.NewReader(file.Bytes()), smolvm.LoadSnapshot{}); !errors.Is(err, smolvm.ErrConflict) {
+		t.Errorf("under the name that it had: %v", err)
 	}
 	bad := bytes.Clone(file.Bytes())
 	bad[len(bad)/2] ^= 1

@@ -136,6 +136,10 @@ func loadManifest(key seal.Key, t *tar.Reader, digest string) (*Manifest, string
 	}
 	doc, ours := key.Open(sealed)
 	if ours != nil {
+		if digest == "" {
+			return nil, "", api.Errorf(api.Denied, "the snapshot file was altered, or made by another installation of smolvm").WithCode(seal.CodeAltered).
+				WithRecovery("If you trust where it comes from, give the digest that smolvm snapshot save printed there: --digest sha256:...")
+		}
 		if doc, err = seal.Unverified(sealed); err != nil {
 			return nil, "", err
 		}
@@ -144,13 +148,9 @@ func loadManifest(key seal.Key, t *tar.Reader, digest string) (*Manifest, string
 	if err != nil {
 		return nil, "", err
 	}
-	switch {
-	case digest != "" && digest != m.Digest():
+	if digest != "" && digest != m.Digest() {
 		return nil, "", api.Errorf(api.Denied, "the snapshot file has another digest than was given").WithCode(seal.CodeAltered).
 			WithRecovery("Compare with what smolvm snapshot save printed where the file was made; do not use a file that differs.")
-	case digest == "" && ours != nil:
-		return nil, "", api.Errorf(api.Denied, "the snapshot file was altered, or made by another installation of smolvm").WithCode(seal.CodeAltered).
-			WithRecovery("If you trust where it comes from, give the digest that smolvm snapshot save printed there: --digest sha256:...")
 	}
 	return m, h.PAXRecords[paxName], nil
 }
