@@ -106,6 +106,9 @@ func (m *Manager) LoadSnapshot(ctx context.Context, r io.Reader, o api.LoadSnaps
 	}
 	return m.newSnapshot(func(dir store.PointDir) (*point.Manifest, string, error) {
 		p, name, err := point.Load(key, ctxReader{ctx, r}, dir, point.LoadOptions{Digest: o.Digest, DiskOnly: o.DiskOnly})
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx) // not what it made of the file
+		}
 		if o.Name != "" {
 			name = o.Name
 		} else if api.CheckName(name) != nil {
