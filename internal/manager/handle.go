@@ -44,16 +44,25 @@ func (h *Handle) call(ctx context.Context, route string, in, out any) error {
 // Open opens a guest stream. It implements guest.Opener. A sandbox that hibernates
 // is woken for it.
 func (h *Handle) Open(ctx context.Context, op guest.Op, req wire.Message) (guest.Stream, error) {
-	st, err := control.NewClient(h.dir().Socket()).Open(ctx, op, req)
-	if errors.Is(err, control.ErrNoSupervisor) {
-		if info, lookErr := h.Info(ctx); lookErr == nil && info.State == api.StateHibernated {
-			if err := h.Start(ctx); err != nil {
+	for wait := newPatience(); ; {
+		st, err := control.NewClient(h.dir().Socket()).Open(ctx, op, req)
+		if !errors.Is(err, control.ErrNoSupervisor) {
+			return st, err
+		}
+		info, lookErr := h.Info(ctx)
+		switch {
+		case lookErr == nil && info.State == api.StateHibernated:
+			if err := h.Start(ctx); err != nil && !errors.Is(err, api.ErrConflict) {
 				return nil, err
 			}
-			st, err = control.NewClient(h.dir().Socket()).Open(ctx, op, req)
+		case lookErr == nil && info.State == api.StateCreating: // another wakes it
+		default:
+			return nil, h.explain(ctx, err)
+		}
+		if err := wait.more(ctx); err != nil {
+			return nil, err
 		}
 	}
-	return st, h.explain(ctx, err)
 }
 
 // explain turns "nobody answers" into what the sandbox is instead of running.

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -74,6 +76,9 @@ func (l *life) empty() {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	os.Remove(filepath.Join(l.Home, faultsFile))
+	if _, err := l.DrainPools(ctx, ""); err != nil {
+		l.Error(err)
+	}
 	list, err := l.List(ctx, smolvm.ListOptions{})
 	if err != nil {
 		l.Error(err)
@@ -85,6 +90,15 @@ func (l *life) empty() {
 		}
 		if err != nil && !errors.Is(err, smolvm.ErrNotFound) {
 			l.Errorf("remove %s: %v", info.ID, err)
+		}
+	}
+	snapshots, err := l.Snapshots(ctx)
+	if err != nil {
+		l.Error(err)
+	}
+	for _, s := range snapshots {
+		if err := l.RemoveSnapshot(ctx, s.Name); err != nil {
+			l.Errorf("remove %s: %v", s.Name, err)
 		}
 	}
 	l.eventually("its processes end", func() bool { return len(testenv.Processes(l.Home)) == 0 })
@@ -173,9 +187,16 @@ func (l *life) gone(sb *smolvm.Sandbox) {
 	})
 }
 
+// remembering are the commands of the fake guest; see host.remember.
+var remembering = []string{"count", "note", "noted", "put", "got", "who"}
+
 func (l *life) says(sb *smolvm.Sandbox, line, want string) {
 	l.Helper()
-	r, err := sb.Run(l.ctx, smolvm.ShellCommand(line))
+	cmd := smolvm.ShellCommand(line)
+	if word, _, _ := strings.Cut(line, " "); slices.Contains(remembering, word) {
+		cmd = smolvm.Command{Argv: strings.Fields(line)}
+	}
+	r, err := sb.Run(l.ctx, cmd)
 	if err != nil {
 		l.Fatalf("%s: %v", line, err)
 	}
@@ -223,4 +244,22 @@ func startClient(l *life) (*exec.Cmd, io.Closer, string) {
 	line, err := bufio.NewReader(out).ReadString('\n')
 	l.ok(err)
 	return cmd, in, strings.TrimSpace(line)
+}
+
+func processIDs(l *life) []string {
+	var list []string
+	for _, p := range testenv.Processes(l.Home) {
+		list = append(list, strconv.Itoa(p.PID))
+	}
+	return list
+}
+
+// killNew kills the processes that were not there before.
+func killNew(l *life, before map[string]bool) {
+	l.Helper()
+	for _, p := range testenv.Processes(l.Home) {
+		if !before[strconv.Itoa(p.PID)] {
+			syscall.Kill(p.PID, syscall.SIGKILL)
+		}
+	}
 }

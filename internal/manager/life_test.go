@@ -22,12 +22,14 @@ import (
 	"github.com/smolvm/smolvm/internal/testenv"
 )
 
-// laws are what holds in the life of every sandbox. Each begins in an empty state
+// law is what holds in the life of every sandbox. Each begins in an empty state
 // directory, and when it is over nothing may be left.
-var laws = []struct {
+type law struct {
 	name string
 	law  func(*life)
-}{
+}
+
+var laws = []law{
 	{"whole life", func(l *life) {
 		sb := l.create(smolvm.Spec{Name: "web", Env: map[string]string{"A": "1"}})
 		info := l.is(sb, api.StateRunning, "")
@@ -622,7 +624,7 @@ var laws = []struct {
 					time.AfterFunc(time.Duration(i)*2*time.Millisecond, cancel)
 				}
 			}
-			sb, err := c.Create(ctx, smolvm.Spec{})
+			sb, err := c.Create(ctx, smolvm.Spec{NoTemplate: true})
 			cancel()
 			if err == nil {
 				l.is(sb, api.StateRunning, "")
@@ -641,7 +643,10 @@ func descriptors() int {
 	return len(entries)
 }
 
-func TestLaws(t *testing.T) {
+func TestLaws(t *testing.T) { hold(t, laws) }
+
+func hold(t *testing.T, laws []law) {
+	t.Helper()
 	for _, law := range laws {
 		t.Run(law.name, func(t *testing.T) {
 			t.Parallel()

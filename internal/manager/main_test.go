@@ -1,6 +1,7 @@
 package manager_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -20,6 +22,7 @@ import (
 	"github.com/smolvm/smolvm/internal/guest/agent"
 	"github.com/smolvm/smolvm/internal/guest/mux"
 	"github.com/smolvm/smolvm/internal/guest/wire"
+	"github.com/smolvm/smolvm/internal/manager"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/supervisor"
 	"github.com/smolvm/smolvm/internal/vmm"
@@ -33,15 +36,30 @@ func TestMain(m *testing.M) {
 	switch {
 	case len(os.Args) > 1 && os.Args[1] == "supervise":
 		os.Exit(supervise(os.Args[2:]))
+	case len(os.Args) > 1 && os.Args[1] == "keep":
+		os.Exit(keep())
 	case os.Getenv(envClient) != "":
 		os.Exit(clientMain())
 	}
 	os.Exit(m.Run())
 }
 
-// faultsFile in the state directory says what goes wrong in supervisors that
-// start from then on: lines of "stall STEP" and "fail STEP".
+// faultsFile in the state directory says what goes wrong: lines of "stall STEP" and
+// "fail STEP". What is no step of a [fake.Driver] goes wrong at once in supervisors
+// that run already.
 const faultsFile = "faults"
+
+func keep() int {
+	s, err := store.Open("")
+	if err == nil {
+		err = manager.New(s, manager.Options{Binary: os.Args[0]}).Keep(context.Background())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
 
 func supervise(args []string) int {
 	s, err := store.Open("")
@@ -66,6 +84,7 @@ type host struct {
 	home    string
 	machine atomic.Pointer[fake.Machine]
 	dials   atomic.Int64
+	setup   atomic.Pointer[guest.Setup] // the last one
 }
 
 func (h *host) has(fault string) bool {
@@ -97,17 +116,75 @@ func (h *host) step(ctx context.Context, name string) error {
 
 func (h *host) Start(ctx context.Context, c vmm.Config) (vmm.Machine, error) {
 	os.WriteFile(filepath.Join(h.home, "reached"), nil, 0o600)
+	if c.Restore != nil {
+		if err := h.step(ctx, "load"); err != nil {
+			return nil, err
+		}
+	} else {
+		h.countBoot()
+	}
 	m, err := h.Driver.Start(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	h.machine.Store(m.(*fake.Machine))
-	return m, nil
+	return machine{m.(*fake.Machine), h}, nil
+}
+
+// bootsFile holds a byte for each machine that booted.
+const bootsFile = "images/boots"
+
+func (h *host) countBoot() {
+	f, err := os.OpenFile(filepath.Join(h.home, bootsFile), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err == nil {
+		f.Write([]byte{1})
+		f.Close()
+	}
+}
+
+// machine is a fake one whose saving can go wrong at any time.
+type machine struct {
+	*fake.Machine
+	h *host
+}
+
+func (m machine) SaveDevices(ctx context.Context, path string) error {
+	if err := m.h.step(ctx, "save"); err != nil {
+		return err
+	}
+	return m.Machine.SaveDevices(ctx, path)
+}
+
+func (m machine) Layer(ctx context.Context, disk int, path string) error {
+	if err := m.h.step(ctx, "layer"); err != nil {
+		return err
+	}
+	return m.Machine.Layer(ctx, disk, path)
+}
+
+func (m machine) Region() (vmm.Region, error) {
+	if err := m.h.step(context.Background(), "region"); err != nil {
+		return vmm.Region{}, err
+	}
+	return m.Machine.Region()
+}
+
+// Fingerprint is that of another VMM where the test says so.
+func (h *host) Fingerprint(c vmm.Config) (string, error) {
+	print, err := h.Driver.Fingerprint(c)
+	if h.has("other VMM") {
+		print += " of another kind"
+	}
+	return print, err
 }
 
 func (h *host) Image(ctx context.Context, ref string, tell func(control.Progress)) (control.Image, error) {
 	tell(control.Progress{Step: "image"})
-	return control.Image{ID: "sha256:" + ref, RootFS: "images/base", Command: []string{"echo", "the image's command"}, Env: []string{"FROM=image"}},
+	id := "sha256:" + ref
+	if h.has("other image") {
+		id += "-2"
+	}
+	return control.Image{ID: id, RootFS: "images/base", Command: []string{"echo", "the image's command"}, Env: []string{"FROM=image"}},
 		h.step(ctx, "image")
 }
 
@@ -116,6 +193,9 @@ func (h *host) Kernel(ctx context.Context) (string, string, error) {
 }
 
 func (h *host) Overlay(path string, mib int) error {
+	if err := h.step(context.Background(), "overlay"); err != nil {
+		return err
+	}
 	return os.WriteFile(path, []byte("an empty layer"), 0o600)
 }
 
@@ -193,7 +273,18 @@ func (h *host) stream(st *mux.Stream, session *guest.Session) {
 	}
 	switch op {
 	case guest.OpSetup:
-		reply(&guest.Empty{})
+		if h.has("stall setup") || h.has("fail setup") {
+			os.WriteFile(filepath.Join(h.home, "reached"), nil, 0o600)
+			if h.has("fail setup") {
+				h.machine.Load().Crash()
+			}
+			st.AwaitEnd()
+			return
+		}
+		s := new(guest.Setup)
+		wire.Unmarshal(req, s)
+		h.setup.Store(s)
+		reply(&guest.Ready{})
 		return
 	case guest.OpInfo:
 		info := guest.Info{}
@@ -220,8 +311,14 @@ func (h *host) stream(st *mux.Stream, session *guest.Session) {
 		return
 	case guest.OpExec:
 		var e guest.Exec
-		if wire.Unmarshal(req, &e) == nil && len(e.Argv) > 0 && h.command(e.Argv[0]) {
-			return
+		if wire.Unmarshal(req, &e) == nil && len(e.Argv) > 0 {
+			if h.command(e.Argv[0]) {
+				return
+			}
+			if answer, ok := h.remember(e.Argv); ok {
+				e.Argv = []string{"echo", answer}
+				req = wire.Marshal(&e)
+			}
 		}
 	}
 	relay(st, session, op, req)
@@ -243,6 +340,58 @@ func (h *host) command(name string) bool {
 		return false
 	}
 	return true
+}
+
+// What the guest keeps in its memory, away from what the driver uses.
+const (
+	counterAt = 1 << 20
+	wordAt    = 2 << 20
+	wordSize  = 4096
+)
+
+// remember does what a guest does with its memory and its disk, which a saved one
+// takes along:
+//
+//	count            counts in memory
+//	note WORD, noted in memory
+//	put WORD, got    on the disk
+//	who              tells what it was last told of itself
+func (h *host) remember(argv []string) (string, bool) {
+	m := h.machine.Load()
+	word := m.Memory()[wordAt : wordAt+wordSize]
+	switch argv[0] {
+	case "count":
+		m.Memory()[counterAt]++
+		return strconv.Itoa(int(m.Memory()[counterAt])), true
+	case "note":
+		clear(word)
+		return strconv.Itoa(copy(word, argv[1])), true
+	case "noted":
+		return strings.TrimRight(string(word), "\x00"), true
+	case "put":
+		f, err := os.OpenFile(m.Files(1)[0], os.O_APPEND|os.O_WRONLY, 0)
+		if err != nil {
+			return err.Error(), true
+		}
+		defer f.Close()
+		_, err = fmt.Fprintf(f, "\nword:%s", argv[1])
+		return fmt.Sprint(err), true
+	case "got":
+		for _, path := range m.Files(1) {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err.Error(), true
+			}
+			if i := bytes.LastIndex(b, []byte("\nword:")); i >= 0 {
+				return string(b[i+len("\nword:"):]), true
+			}
+		}
+		return "", true
+	case "who":
+		s := h.setup.Load()
+		return fmt.Sprintf("%s machine=%s seed=%x resumed=%t copy=%t", s.Hostname, s.MachineID, s.Seed, s.Resumed, s.Copy), true
+	}
+	return "", false
 }
 
 func relay(st *mux.Stream, session *guest.Session, op guest.Op, req wire.Raw) {

@@ -217,7 +217,12 @@ func (m *Manager) look(ctx context.Context, id string) (api.Sandbox, error) {
 	if at := rec.Expires(); !at.IsZero() && time.Now().After(at) {
 		return api.Sandbox{}, errors.Join(m.discard(id, rec.Spec.Name), notFound(id))
 	}
-	return control.Describe(rec, asDead(st)), nil
+	st = asDead(st)
+	if _, err := os.Stat(dir.Hibernated()); err == nil && st.State == api.StateError {
+		// It died while it hibernated or woke: start continues what was saved.
+		st.State = api.StateHibernated
+	}
+	return control.Describe(rec, st), nil
 }
 
 // asDead is what a status means when no supervisor lives.
