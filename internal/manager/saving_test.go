@@ -30,3 +30,16 @@ func TestFailedHibernationGoesOn(t *testing.T) {
 	l.says(sb, "count", "2")
 	l.ok(os.RemoveAll(l.path(sb, "hibernated.json")))
 }
+
+// The errand that saves a sandbox without a VM ends by itself, before or after its
+// client lets go of it.
+func TestSnapshotsOfAStoppedSandbox(t *testing.T) {
+	l := newLife(t)
+	sb := l.create(smolvm.Spec{})
+	l.ok(sb.Stop(l.ctx, smolvm.StopOptions{}))
+	for range 40 {
+		if _, err := sb.TakeSnapshot(l.ctx, smolvm.TakeSnapshot{DiskOnly: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

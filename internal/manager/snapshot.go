@@ -230,7 +230,8 @@ func (h *Handle) point(ctx context.Context, dir store.PointDir, p control.Point,
 		if !store.Locked(h.dir().Lock()) {
 			_, lifeline, err := h.m.spawn(ctx, p, "point", h.id)
 			if err == nil {
-				return lifeline.Close()
+				lifeline.Close() // it may have ended by now, which closes this too
+				return nil
 			}
 			if api.AsError(err).Code != control.CodeSupervised {
 				return err
