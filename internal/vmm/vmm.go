@@ -47,8 +47,9 @@
 // A Start with Config.Restore continues a saved machine instead of booting one:
 // the machine is then paused, its devices are as they were saved, its memory is
 // the file of Config.Memory changed by Restore.Fill. Resume lets it go on where
-// the saved one stood. Its channel is closed: the guest sees that its host went
-// and another came. Kernel, Initrd and Args are not used and may be empty.
+// the saved one stood. Its channel is closed, which the guest notices at most by a
+// read that returns nothing; before the first Resume Dial is an error of class
+// Conflict. Kernel, Initrd and Args are not used and may be empty.
 // Everything else of the Config must mean the same machine as that of the saved
 // one (the contents of disks included), and its [Restorer] must give the same
 // fingerprint. A device state that cannot be loaded is an error of class Invalid

@@ -14,6 +14,14 @@ type plan struct {
 	vmm.Config
 	accel api.Accel // resolved
 	print string    // the fingerprint, for the machine; no argument
+	lap   func(string)
+}
+
+// reach tells who measures how far the start has come.
+func (p plan) reach(phase string) {
+	if p.lap != nil {
+		p.lap(phase)
+	}
 }
 
 // machine is the machine type.

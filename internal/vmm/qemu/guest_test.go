@@ -24,7 +24,7 @@ const (
 // guest builds vmmtest's guest and returns the paths of a kernel and of an
 // initramfs with it as its init. The kernel is the user's own, fetched where
 // there is none.
-func guest(t *testing.T) (vmlinux, initrd string) {
+func guest(t testing.TB) (vmlinux, initrd string) {
 	t.Helper()
 	if vmlinux, initrd = os.Getenv(envVmlinux), os.Getenv(envInitrd); vmlinux != "" && initrd != "" {
 		return vmlinux, initrd
@@ -56,7 +56,7 @@ func currentKernel(ctx context.Context) (kernel.Kernel, error) {
 	return k, err
 }
 
-func buildInit(t *testing.T) []byte {
+func buildInit(t testing.TB) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "init")
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", path,

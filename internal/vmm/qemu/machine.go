@@ -206,28 +206,17 @@ func (c *channel) Close() error {
 // Pause stops the guest's processors.
 func (m *machine) Pause(ctx context.Context) error { return m.query(ctx, "pause", "stop", nil, nil) }
 
-// Resume lets the guest's processors run again. QEMU answers when they do: after
-// its event RESUME.
+// Resume lets the guest's processors run again. QEMU answers when they do, after
+// its event RESUME. In that same turn of its main loop it tells the guest of a
+// machine that continues another that its host has gone. So who dials after this
+// is not taken for the host that was there when the other one was saved.
 func (m *machine) Resume(ctx context.Context) error {
-	const act = "resume"
-	if err := m.query(ctx, act, "cont", nil, nil); err != nil {
+	if err := m.query(ctx, "resume", "cont", nil, nil); err != nil {
 		return err
 	}
 	m.mu.Lock()
-	fresh := m.fresh
-	m.mu.Unlock()
-	if !fresh {
-		return nil
-	}
-	// QEMU tells the guest that its host went, if that host was there when it was
-	// saved, in the first turn of its main loop after cont. It answers this in a
-	// later one, so what is dialled from now on is seen as another host.
-	if err := m.query(ctx, act, "query-status", nil, nil); err != nil {
-		return err
-	}
-	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.fresh = false
-	m.mu.Unlock()
 	return nil
 }
 

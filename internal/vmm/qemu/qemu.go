@@ -32,6 +32,8 @@ import (
 type Driver struct {
 	// Binary is QEMU's program. Empty means the one for this processor in $PATH.
 	Binary string
+
+	lap func(phase string) // told the phases of a restore; nil but in measurements
 }
 
 var _ vmm.Driver = (*Driver)(nil)
@@ -86,7 +88,7 @@ func (d *Driver) Start(ctx context.Context, c vmm.Config) (vmm.Machine, error) {
 	if c, err = absolute(c); err != nil {
 		return nil, startError(c.Name, err)
 	}
-	p := plan{Config: c, accel: accel}
+	p := plan{Config: c, accel: accel, lap: d.lap}
 	if c.Memory == nil {
 		return start(ctx, binary, p, nil)
 	}
@@ -135,6 +137,7 @@ func start(ctx context.Context, binary string, p plan, state *os.File) (vmm.Mach
 	m.watch(wires.console)
 
 	m.qmp, err = qmp.Connect(ctx, wires.qmp)
+	p.reach("greeted")
 	go m.run()
 	if err != nil {
 		return nil, m.refused(ctx, binary, err)
@@ -144,7 +147,7 @@ func start(ctx context.Context, binary string, p plan, state *os.File) (vmm.Mach
 	}
 	m.info.Version = "QEMU " + m.qmp.Version().String()
 	if p.Restore != nil {
-		if err := m.restore(ctx, p.Restore.Fill); err != nil {
+		if err := m.restore(ctx, p); err != nil {
 			return nil, err
 		}
 	}

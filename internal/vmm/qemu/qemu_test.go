@@ -45,7 +45,7 @@ func TestVM(t *testing.T) {
 
 // config returns the config of a machine in a directory with a comma and with a
 // path too long for a socket's address.
-func config(t *testing.T, kernel, initrd string) vmm.Config {
+func config(t testing.TB, kernel, initrd string) vmm.Config {
 	dir := filepath.Join(t.TempDir(), "a,b", strings.Repeat("long", 30))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)

@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"github.com/smolvm/smolvm/internal/vmm"
 )
 
 // restore makes a QEMU that waits for a saved machine be that machine, paused.
 // Memory comes first: devices look into it while they are loaded.
-func (m *machine) restore(ctx context.Context, fill func(vmm.Region) error) error {
-	if fill != nil {
+func (m *machine) restore(ctx context.Context, p plan) error {
+	if fill := p.Restore.Fill; fill != nil {
 		r, err := m.Region()
 		if err != nil {
 			return err
@@ -20,7 +18,10 @@ func (m *machine) restore(ctx context.Context, fill func(vmm.Region) error) erro
 			return startError(m.name, fmt.Errorf("fill its memory: %w", err))
 		}
 	}
-	return m.load(ctx)
+	p.reach("filled")
+	err := m.load(ctx)
+	p.reach("loaded")
+	return err
 }
 
 // load loads the state of the devices.

@@ -191,8 +191,12 @@ func (c *Client) send(ctx context.Context, r request) error {
 		<-cut // the deadline stands now, and would fail the next write
 		c.conn.SetWriteDeadline(time.Time{})
 	}
-	if err != nil {
-		c.conn.Close()
+	if err == nil {
+		return nil
+	}
+	c.conn.Close()
+	if ctx.Err() != nil {
+		return context.Cause(ctx) // why the write was cut short
 	}
 	return err
 }
