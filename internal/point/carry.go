@@ -111,6 +111,11 @@ func Load(key seal.Key, r io.Reader, dir store.PointDir, o LoadOptions) (m *Mani
 	if err := loadParts(t, dir, m); err != nil {
 		return nil, "", err
 	}
+	for _, part := range m.Disk {
+		if err := checkLayer(filepath.Join(dir.Parts(), part)); err != nil {
+			return nil, "", altered("part "+part, err)
+		}
+	}
 	want := m.Parts
 	m.Parts = nil // computed anew by Write, from what was really written
 	if err := Write(key, dir.Manifest(), dir.Parts(), m, Durable); err != nil {
@@ -169,6 +174,9 @@ func loadParts(t *tar.Reader, dir store.PointDir, m *Manifest) error {
 			return err
 		}
 		files[name] = f
+		if size := m.Parts[name].Stamp.Size; size < 0 || size > m.maxPart() {
+			return altered("part "+name, fmt.Errorf("it has %d bytes", size))
+		}
 		if err := f.Truncate(m.Parts[name].Stamp.Size); err != nil {
 			return api.Errorf(api.Exhausted, "make part %s: %w", name, err)
 		}
@@ -197,6 +205,13 @@ func loadParts(t *tar.Reader, dir store.PointDir, m *Manifest) error {
 			return api.Errorf(api.Exhausted, "write part %s: %w", h.Name, err)
 		}
 	}
+}
+
+// maxPart bounds a part, in bytes: nothing vouches for the size of one before all of
+// it was read. A disk or a memory of which all is stored has tables beside it, and a
+// device state some MiB.
+func (m *Manifest) maxPart() int64 {
+	return (2*int64(max(m.Match.DiskMiB, m.Match.MemoryMiB)) + 256) << 20
 }
 
 func unreadable(err error) error {

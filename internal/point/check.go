@@ -47,6 +47,9 @@ func parse(path string, doc []byte) (*Manifest, error) {
 		return nil, altered(path, nil)
 	}
 	names := m.names()
+	if m.Match.DiskMiB > api.MaxDiskMiB || m.Match.MemoryMiB > api.MaxMemoryMiB {
+		return nil, altered(path, nil)
+	}
 	if len(names) > maxParts || len(m.Disk) == 0 || (m.Full() && len(m.Memory) == 0) {
 		return nil, altered(path, nil)
 	}
