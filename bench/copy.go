@@ -17,7 +17,7 @@ import (
 const copyMiB = 256
 
 // copies measures a file each way, and what it costs agent and supervisor in memory.
-func copies(ctx context.Context, b *bench) error {
+func copies(ctx context.Context, b *suite) error {
 	dir, err := os.MkdirTemp("", "smolvm-copy-*")
 	if err != nil {
 		return err

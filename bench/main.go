@@ -19,21 +19,24 @@ import (
 	"time"
 
 	"github.com/smolvm/smolvm"
+	"github.com/smolvm/smolvm/internal/bench"
+	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/vmm/qemu"
 )
 
 // parts are what can be measured, in order.
 var parts = []struct {
 	name string
-	run  func(ctx context.Context, b *bench) error
+	run  func(ctx context.Context, b *suite) error
 }{
 	{"boot", boots}, {"exec", execs}, {"copy", copies},
 }
 
-// bench is what the parts share.
-type bench struct {
+// suite is what the parts share.
+type suite struct {
 	client *smolvm.Client
 	binary string
+	floor  bench.Floor
 }
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -41,11 +44,17 @@ func main() { os.Exit(run(os.Args[1:])) }
 func run(which []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	b := &bench{binary: os.Getenv("SMOLVM_BIN")}
+	b := &suite{binary: os.Getenv("SMOLVM_BIN")}
 	if b.binary == "" {
 		b.binary = "bin/smolvm"
 	}
 	b.client = &smolvm.Client{Binary: b.binary}
+	s, err := store.Open("")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return 1
+	}
+	b.floor = bench.Floor{Store: s, Driver: new(qemu.Driver)}
 	fmt.Println(host(ctx))
 	for _, p := range parts {
 		if len(which) > 0 && !slices.Contains(which, p.name) {
@@ -114,7 +123,7 @@ func report(what string, s, floor sample) {
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // cli runs the program and drops what it prints.
-func (b *bench) cli(ctx context.Context, args ...string) error {
+func (b *suite) cli(ctx context.Context, args ...string) error {
 	out, err := exec.CommandContext(ctx, b.binary, args...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("smolvm %s: %w\n%s", strings.Join(args, " "), err, out)

@@ -1,9 +1,10 @@
 // Smolvm-agent is the first process of a guest, and its agent.
 //
 //	/init                      in a guest: boots it and serves its host
+//	/init floor                in a guest that is measured: boots it and has no agent
 //	smolvm-agent FD            elsewhere: serves the connection on descriptor FD
 //
-// The second form is for tests: it runs processes as the user that it runs as.
+// The last form is for tests: it runs processes as the user that it runs as.
 package main
 
 import (
@@ -20,6 +21,9 @@ var version = "dev"
 
 func main() {
 	if os.Getpid() == 1 {
+		if len(os.Args) == 2 && os.Args[1] == "floor" {
+			boot.RunFloor()
+		}
 		boot.Run(version)
 	}
 	os.Exit(serve(os.Args[1:]))

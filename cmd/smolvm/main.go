@@ -39,5 +39,5 @@ func run(args []string) int {
 		// The second one ends the program without waiting for a clean-up.
 		signal.Stop(signals)
 	}()
-	return cli.Main(ctx, args, cli.OS(), cli.Build{Version: version, Driver: new(qemu.Driver)})
+	return cli.Main(ctx, args, cli.OS(), cli.Build{Version: version, Driver: new(qemu.Driver), Floor: floor})
 }

@@ -13,6 +13,8 @@ import (
 
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/agentbin"
+	"github.com/smolvm/smolvm/internal/bench"
+	"github.com/smolvm/smolvm/internal/cli"
 	"github.com/smolvm/smolvm/internal/control"
 	"github.com/smolvm/smolvm/internal/image"
 	"github.com/smolvm/smolvm/internal/image/disk"
@@ -117,3 +119,13 @@ func (p provider) Disk(ctx context.Context, path string, mib int) error {
 
 // Overlay makes a layer of the writable disk.
 func (p provider) Overlay(path string, mib int) error { return disk.Overlay(path, int64(mib)<<20) }
+
+// floor is what smolvm bench compares with.
+func floor(ctx context.Context, spec api.Spec, n int) (cli.FloorTimes, error) {
+	s, err := store.Open("")
+	if err != nil {
+		return cli.FloorTimes{}, err
+	}
+	t, err := bench.Floor{Store: s, Driver: &qemu.Driver{}}.Continue(ctx, spec, n)
+	return cli.FloorTimes(t), err
+}

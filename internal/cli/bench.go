@@ -154,7 +154,8 @@ type Floor func(ctx context.Context, spec smolvm.Spec, n int) (FloorTimes, error
 
 // FloorTimes are n samples of each step, all from the start of the VMM but Second.
 type FloorTimes struct {
-	Loaded []time.Duration // memory and devices are loaded
-	First  []time.Duration // the first command has ended
-	Second []time.Duration // the second command alone
+	Greeted []time.Duration // the VMM answers
+	Loaded  []time.Duration // memory and devices are loaded
+	First   []time.Duration // the first command has ended
+	Second  []time.Duration // the second command alone
 }

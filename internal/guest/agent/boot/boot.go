@@ -11,7 +11,6 @@ package boot
 
 import (
 	"context"
-	"io"
 	"os"
 	"os/signal"
 	"runtime"
@@ -157,11 +156,4 @@ func say(line string) {
 	}
 	f.WriteString(line + "\n")
 	f.Close()
-}
-
-// Port boots the guest as Run does and returns its end of the channel without
-// serving it: for programs that measure what a guest costs without an agent.
-func Port() (io.ReadWriter, error) {
-	b := &booter{}
-	return b.boot()
 }
