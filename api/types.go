@@ -18,7 +18,7 @@ type Spec struct {
 	IdleAction         string  `json:"idle_action,omitempty"`          // at its end: IdleStop (also if empty) or IdleHibernate
 
 	FromSnapshot string `json:"from_snapshot,omitempty"` // snapshot to continue; image and sizes are then its own
-	NoTemplate   bool   `json:"no_template,omitempty"`   // boot, even where a template could be continued
+	NoTemplate   bool   `json:"no_template,omitempty"`   // boot, even where a template or snapshot could be continued
 	Checkpoint   string `json:"checkpoint,omitempty"`    // CheckpointNever or CheckpointEachCommand
 
 	MinIsolation Isolation `json:"min_isolation,omitempty"` // refused where the host gives less; empty: any

@@ -122,7 +122,6 @@ func TestSpecExclusions(t *testing.T) {
 		"--from-snapshot s --cpus 1":          "--cpus and --from-snapshot",
 		"--from-snapshot s --memory 512":      "--memory and --from-snapshot",
 		"--from-snapshot s --disk 8G":         "--disk and --from-snapshot",
-		"--from-snapshot s --no-template":     "--no-template and --from-snapshot",
 		"--from-snapshot=":                    "names no snapshot",
 		"--idle-action hibernate":             "without --idle-timeout",
 		"--idle-action stop --idle-timeout 0": "without --idle-timeout",

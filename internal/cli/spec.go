@@ -50,7 +50,7 @@ func (f *specFlags) register(a *app, cmd *cobra.Command) {
 func (f *specFlags) registerSaved(a *app, cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringVar(&f.snapshot, "from-snapshot", "", "continue the snapshot of this `NAME`; image and sizes are its own")
-	fs.BoolVar(&f.noTemplate, "no-template", false, "boot, even where a template could be continued")
+	fs.BoolVar(&f.noTemplate, "no-template", false, "boot instead of continuing a template; of a snapshot take the disk alone")
 	fs.StringVar(&f.checkpoint, "checkpoint", "", "record checkpoints by itself, `WHEN`: each-command (default: never)")
 	fs.StringVar(&f.idleAction, "idle-action", "", "at the end of the idle timeout: stop or hibernate (default stop)")
 	a.registerBudget(cmd)
@@ -99,9 +99,6 @@ func (f *specFlags) exclusions() error {
 			if f.given.Changed(name) {
 				return usagef("--%s and --from-snapshot exclude each other: image and sizes are the snapshot's", name)
 			}
-		}
-		if f.noTemplate {
-			return usagef("--no-template and --from-snapshot exclude each other: a snapshot is continued, not a template")
 		}
 	}
 	if f.idleAction != "" && f.idle == 0 {

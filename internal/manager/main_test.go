@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -110,8 +111,16 @@ func (h *host) step(ctx context.Context, name string) error {
 		return h.fault("fail " + name)
 	}
 	os.WriteFile(filepath.Join(h.home, "reached"), nil, 0o600)
-	<-ctx.Done()
-	return context.Cause(ctx)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for h.has("stall " + name) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }
 
 func (h *host) Start(ctx context.Context, c vmm.Config) (vmm.Machine, error) {

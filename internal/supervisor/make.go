@@ -85,9 +85,12 @@ func (s *Supervisor) originate(ctx context.Context, parts string, b *birth) erro
 		if err := spec.Check(); err != nil {
 			return err
 		}
+		if spec.NoTemplate { // its disk alone
+			p.Devices, p.Memory = "", nil
+		}
 		if p.Full() {
 			if err := s.checkMatch(p, *spec); err != nil {
-				return err
+				return api.AsError(err).WithRecovery("Boot its disk alone, where that is enough, with --no-template.")
 			}
 		}
 		return p.LinkTo(parts)
