@@ -134,7 +134,8 @@ type Layer struct {
 }
 
 // Memory is the file behind a machine's memory: sparse, of exactly MemoryMiB,
-// made by the caller.
+// made by the caller. The user must be able to write it even where the machine
+// does not: QEMU opens it so.
 type Memory struct {
 	Path string
 	// Shared writes what the guest writes into the file, which is then what a
