@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/image/disk"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
@@ -81,4 +82,44 @@ func savedForBench(tb testing.TB) vmm.Config {
 	}
 	c.Memory = &vmm.Memory{Path: c.Memory.Path}
 	return c
+}
+
+// BenchmarkVMSave measures for how long a machine stands still that is saved and
+// goes on: the medians of its parts, in milliseconds.
+func BenchmarkVMSave(b *testing.B) {
+	c := savedForBench(b)
+	vm, err := new(Driver).Start(b.Context(), c)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer vm.Kill()
+	m := vm.(vmm.Saver)
+	if err := m.Resume(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	took := map[string][]float64{}
+	step := func(name string, f func() error) {
+		begin := time.Now()
+		if err := f(); err != nil {
+			b.Fatal(name, err)
+		}
+		took[name] = append(took[name], float64(time.Since(begin).Microseconds())/1000)
+	}
+	dir := b.TempDir()
+	for n := 0; b.Loop(); n++ {
+		hello(b, m)
+		layer, devices := filepath.Join(dir, fmt.Sprint("layer", n)), filepath.Join(dir, fmt.Sprint("devices", n))
+		if err := disk.Overlay(layer, 2<<20); err != nil {
+			b.Fatal(err)
+		}
+		step("pause", func() error { return m.Pause(b.Context()) })
+		step("devices", func() error { return m.SaveDevices(b.Context(), devices) })
+		step("layer", func() error { return m.Layer(b.Context(), 1, layer) })
+		step("resume", func() error { return m.Resume(b.Context()) })
+	}
+	for name, l := range took {
+		slices.Sort(l)
+		b.ReportMetric(l[len(l)/2], name+"-ms")
+		b.ReportMetric(l[0], name+"-min-ms")
+	}
 }
