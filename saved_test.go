@@ -101,6 +101,18 @@ func TestVMHibernate(t *testing.T) {
 	sh(t, sb, "true")
 }
 
+func TestVMPausedClock(t *testing.T) {
+	sb := sandbox(t, client(t), smolvm.Spec{MemoryMiB: 256})
+	if err := sb.Pause(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(3 * time.Second) // more than rightClock lets pass
+	if err := sb.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	rightClock(t, sb)
+}
+
 func TestVMFork(t *testing.T) {
 	c := client(t)
 	sb := sandbox(t, c, smolvm.Spec{MemoryMiB: 512})

@@ -318,7 +318,17 @@ func (s *Supervisor) pause(ctx context.Context) error {
 }
 
 func (s *Supervisor) resume(ctx context.Context) error {
-	return s.halt(ctx, api.StateRunning, s.vm.Resume, s.vm.Pause)
+	if s.gate.get().State == api.StateRunning {
+		return nil
+	}
+	if err := s.halt(ctx, api.StateRunning, s.vm.Resume, s.vm.Pause); err != nil {
+		return err
+	}
+	// Its clock stood still too.
+	if err := (guest.Client{Opener: s.session()}).Setup(ctx, guest.Setup{TimeNS: time.Now().UnixNano()}); err != nil {
+		slog.Warn("set the guest's clock", "err", err)
+	}
+	return nil
 }
 
 func (s *Supervisor) halt(ctx context.Context, to api.State, do, back func(context.Context) error) error {
