@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/smolvm/smolvm"
 )
@@ -18,7 +17,9 @@ func boots(ctx context.Context, b *suite) error {
 		return err
 	}
 	report("smolvm version", version, nil)
-	run, err := collect(5, 1, func() error { return b.cli(ctx, "run", "--memory", fmt.Sprint(memoryMiB), "--", "true") })
+	run, err := collect(5, 1, func() error {
+		return b.cli(ctx, "run", "--no-template", "--memory", fmt.Sprint(memoryMiB), "--", "true")
+	})
 	if err != nil {
 		return err
 	}
@@ -32,8 +33,7 @@ func execs(ctx context.Context, b *suite) error {
 	if err != nil {
 		return err
 	}
-	slices.Sort(floor)
-	report("floor: fork and exec over the bare port", floor, nil)
+	report("floor: fork and exec over the bare port", sorted(floor), nil)
 	sb, err := b.client.Create(ctx, smolvm.Spec{MemoryMiB: memoryMiB, Ephemeral: true})
 	if err != nil {
 		return err
@@ -46,11 +46,11 @@ func execs(ctx context.Context, b *suite) error {
 	if err != nil {
 		return err
 	}
-	report("SDK: Run(true)", sdk, floor)
+	report("SDK: Run(true)", sdk, sorted(floor))
 	cli, err := collect(50, 5, func() error { return b.cli(ctx, "exec", sb.ID(), "--", "true") })
 	if err != nil {
 		return err
 	}
-	report("smolvm exec ID -- true, whole process", cli, floor)
+	report("smolvm exec ID -- true, whole process", cli, sorted(floor))
 	return nil
 }
