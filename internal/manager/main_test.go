@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -41,6 +42,11 @@ func TestMain(m *testing.M) {
 		os.Exit(keep())
 	case os.Getenv(envClient) != "":
 		os.Exit(clientMain())
+	}
+	flag.Parse()
+	// Most of their time laws wait for each other's processes.
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err)
 	}
 	os.Exit(m.Run())
 }

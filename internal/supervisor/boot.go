@@ -86,10 +86,11 @@ func (s *Supervisor) boot(ctx context.Context) error {
 	var u undo.Stack
 	defer u.Run()
 	t := time.Now()
-	s.vm, err = s.parts.Driver.Start(ctx, c)
+	vm, err := s.parts.Driver.Start(ctx, c)
 	if err != nil {
-		return err
+		return err // of a rewind: s.vm is still the one that it has ended
 	}
+	s.vm = vm
 	u.Add(s.vm.Kill)
 	if v := s.vm.Info().Version; c.Restore != nil && v != s.from.Match.VMM {
 		return api.Errorf(api.Unavailable, "its memory was saved by %s, this host has %s", s.from.Match.VMM, v).WithCode("foreign_memory")

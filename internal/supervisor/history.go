@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/control"
@@ -95,9 +96,16 @@ func (s *Supervisor) headManifest() *point.Manifest {
 	return m
 }
 
-// label makes one line of what may be a whole script.
+// label makes one line of what may be a whole script. What would steer the terminal
+// that shows it is left out.
 func label(text string) string {
 	text = strings.Join(strings.Fields(strings.ToValidUTF8(text, "")), " ")
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return -1
+	}, text)
 	if len(text) > api.MaxLabel {
 		text = strings.ToValidUTF8(text[:api.MaxLabel], "")
 	}
