@@ -89,7 +89,8 @@ type Agent struct {
 	users   users
 	reaper  reaper
 	cgroups cgroups
-	hooks   cgroups // for hooks, which run while all others stand still
+	hooks   cgroups // for hooks, which run while all others stand still; used by setup alone
+	resumes int     // that had hooks
 	freezer freezer
 	random  randomDevice
 	bootID  bootID
@@ -114,15 +115,12 @@ func Serve(ctx context.Context, port io.ReadWriter, o Options) error {
 	a.cgroups.dir = o.Cgroup
 	a.freezer.dir = o.Cgroups
 	a.bootID.fd = o.BootID
-	if o.Cgroups != "" {
-		a.hooks.dir = filepath.Join(o.Cgroups, hooksGroup)
-	}
 	a.reaper.init(o.ReapAll)
 	err := mux.Serve(ctx, port, guest.Version, a.handle)
 	a.procs.killAll()
 	a.work.Wait()
 	a.cgroups.close()
-	a.hooks.close()
+	a.endHooks()
 	a.random.close()
 	return err
 }

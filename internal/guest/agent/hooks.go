@@ -1,7 +1,10 @@
 package agent
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -14,8 +17,10 @@ import (
 const (
 	// hooksDir holds the image's own programs for a resumed guest or a copy.
 	hooksDir = "/etc/smolvm/resume.d"
-	// hooksGroup is the control group that hooks run in: the other stands still.
-	hooksGroup = "smolvm-hooks"
+	// hooksGroup and a number is the control group that the hooks of one resume run
+	// in. It is a new one, which is not among those that stand still; what its hooks
+	// leave running stands still with all others when the guest is saved again.
+	hooksGroup = "smolvm-hooks-"
 	// hookTime bounds each hook.
 	hookTime = 10 * time.Second
 	// maxHooks bounds their number.
@@ -87,7 +92,7 @@ func (a *Agent) runHelper(limit time.Duration, argv []string, env ...string) err
 	if err != nil {
 		return err
 	}
-	p, err := a.startIn(&a.hooks, plan, &e)
+	p, err := a.startIn(a.hookGroups(), plan, &e)
 	if err != nil {
 		return err
 	}
@@ -100,6 +105,28 @@ func (a *Agent) runHelper(limit time.Duration, argv []string, env ...string) err
 		return api.Errorf(api.Unavailable, "exit status %d: %s", exit.Code, out.text())
 	}
 	return nil
+}
+
+// hookGroups are the groups for programs of the resume under way.
+func (a *Agent) hookGroups() *cgroups {
+	if a.hooks.dir == "" && a.o.Cgroups != "" {
+		a.resumes++
+		dir := filepath.Join(a.o.Cgroups, hooksGroup+strconv.Itoa(a.resumes))
+		if os.Mkdir(dir, 0o755) == nil {
+			a.hooks.dir = dir
+		}
+	}
+	return &a.hooks
+}
+
+// endHooks ends the use of the groups. Those that are empty are removed.
+func (a *Agent) endHooks() {
+	if a.hooks.dir == "" {
+		return
+	}
+	a.hooks.close()
+	os.Remove(a.hooks.dir)
+	a.hooks.dir = ""
 }
 
 // tail keeps the end of a program's output.

@@ -18,6 +18,7 @@ import (
 // process unless it must.
 func (a *Agent) setup(s stream, req []byte) error {
 	r := &renewal{a: a, last: time.Now()}
+	defer a.endHooks()
 	if err := unmarshal(req, &r.s); err != nil {
 		return err
 	}
