@@ -6,16 +6,19 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/control"
 	"github.com/smolvm/smolvm/internal/sockpath"
 	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/undo"
 )
 
 // claim takes a sandbox that waits in a pool for spec. Nil without an error: none
@@ -30,23 +33,30 @@ func (m *Manager) claim(ctx context.Context, spec api.Spec) (*Handle, error) {
 	if err != nil {
 		return nil, nil // there is no such pool
 	}
-	for _, e := range entries {
-		if os.Remove(filepath.Join(dir, e.Name())) != nil {
-			continue // another client was faster
-		}
-		h, err := m.take(ctx, e.Name(), spec)
+	// The member itself decides who gets it. Who comes at the same time begins elsewhere.
+	for _, i := range rand.Perm(len(entries)) {
+		id := entries[i].Name()
+		h, err := m.take(ctx, id, spec)
 		switch {
 		case err == nil:
 			return h, nil
 		case ctx.Err() != nil:
 			return nil, api.Errorf(contextClass(ctx), "create sandbox: %w", context.Cause(ctx))
 		case spec.Name != "" && errors.Is(err, api.ErrConflict) && m.taken(spec.Name):
-			os.WriteFile(filepath.Join(dir, e.Name()), nil, 0o600) // the member still waits
-			return nil, err
+			return nil, nil // to make one fails too, and says so
 		}
-		// It died, or was made of an image that was replaced. The next, or a new one.
+		// Another was faster, or its image was replaced, or it died: then it must not hold
+		// the name. The next, or a new one.
+		m.bury(ctx, key, id)
 	}
 	return nil, nil
+}
+
+// bury removes a member that has died before it was taken, if it has.
+func (m *Manager) bury(ctx context.Context, key, id string) {
+	if _, err := m.look(ctx, id); errors.Is(err, api.ErrNotFound) {
+		os.Remove(filepath.Join(m.store.PoolMembers(key), id))
+	}
 }
 
 func (m *Manager) taken(name string) bool {
@@ -60,15 +70,32 @@ func (m *Manager) take(ctx context.Context, id string, spec api.Spec) (*Handle, 
 	if err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
+	// A member whose client hangs up takes all back; one that has answered has not seen
+	// it in time.
+	stop := context.AfterFunc(ctx, func() {
+		if c, ok := conn.(interface{ CloseWrite() error }); ok {
+			c.CloseWrite()
+		}
+		conn.SetReadDeadline(time.Now().Add(undo.CleanupTime))
+	})
 	b, err := ask(conn, control.Create{Spec: spec})
 	if err == nil && b.Error != nil {
 		err = b.Error
 	}
+	if !stop() && err == nil && b.Sandbox != nil {
+		err = m.takeBack(ctx, b.Sandbox.ID)
+	}
 	if err != nil || b.Sandbox == nil {
 		conn.Close()
 		return nil, errors.Join(err, context.Cause(ctx))
+	}
+	if spec.Ephemeral {
+		// Keeps the connection from the garbage collector, which would close it for a
+		// caller that has dropped the sandbox but uses it.
+		go func() {
+			io.Copy(io.Discard, conn)
+			conn.Close()
+		}()
 	}
 	h := &Handle{m: m, id: b.Sandbox.ID}
 	return h, h.keep(conn, spec.Ephemeral)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/smolvm/smolvm/api"
@@ -50,7 +51,29 @@ func (m *Manager) GC(_ context.Context, dryRun bool) (Collected, error) {
 	errs = append(errs, err)
 	points, err := m.store.SweepPoints(dryRun)
 	c.Temporary = append(c.Temporary, points...)
+	if !dryRun {
+		m.sweepPools()
+	}
 	return c, errors.Join(append(errs, err)...)
+}
+
+// sweepPools removes what says that sandboxes wait which do not.
+func (m *Manager) sweepPools() {
+	pools, _ := filepath.Glob(m.store.PoolMembers("*"))
+	for _, pool := range pools {
+		members, err := os.ReadDir(pool)
+		if err != nil {
+			continue // no pool, but a file of the keeper
+		}
+		for _, e := range members {
+			if _, err := os.Stat(string(m.store.Sandbox(e.Name()))); errors.Is(err, os.ErrNotExist) {
+				os.Remove(filepath.Join(pool, e.Name()))
+			}
+		}
+		if !store.Locked(m.store.KeeperLock()) {
+			os.Remove(pool) // fails, rightly, where somebody waits
+		}
+	}
 }
 
 // garbage reports whether nobody can want a sandbox that has no supervisor: it

@@ -29,9 +29,12 @@ const patience = 30 * time.Second
 // sandbox, prints its id and waits for its input to end.
 const envClient = "LIFE_TEST_CLIENT"
 
+// envLasting makes the sandbox one that outlives its client.
+const envLasting = "LIFE_TEST_LASTING"
+
 func clientMain() int {
 	c := smolvm.Client{Home: os.Getenv(envClient), Binary: os.Args[0]}
-	sb, err := c.Create(context.Background(), smolvm.Spec{Ephemeral: true})
+	sb, err := c.Create(context.Background(), smolvm.Spec{Ephemeral: os.Getenv(envLasting) == ""})
 	if err != nil {
 		fmt.Println(err)
 		return 1
@@ -244,6 +247,17 @@ func startClient(l *life) (*exec.Cmd, io.Closer, string) {
 	line, err := bufio.NewReader(out).ReadString('\n')
 	l.ok(err)
 	return cmd, in, strings.TrimSpace(line)
+}
+
+// startCreate starts an SDK program that creates a sandbox which outlives it.
+func (l *life) startCreate() (*exec.Cmd, io.Closer) {
+	l.Helper()
+	cmd := exec.Command(l.Binary)
+	cmd.Env = append(os.Environ(), envClient+"="+l.Home, envLasting+"=1")
+	in, err := cmd.StdinPipe()
+	l.ok(err)
+	l.ok(cmd.Start())
+	return cmd, in
 }
 
 func processIDs(l *life) []string {

@@ -42,7 +42,17 @@ type keeper struct {
 // pool is one pool of the keeper.
 type pool struct {
 	api.Pool
-	members map[string]io.Closer // lifelines of the waiting ones by id
+	members map[string]io.Closer // lifelines by id; nil: it was told to end
+}
+
+// ready is how many members wait.
+func (p *pool) ready() (n int) {
+	for _, lifeline := range p.members {
+		if lifeline != nil {
+			n++
+		}
+	}
+	return n
 }
 
 // Keep is the keeper's process. It returns when the last pool is drained, or at
@@ -84,6 +94,11 @@ func (m *Manager) Keep(ctx context.Context) error {
 	server.Shutdown(bye)
 	<-served
 	os.Remove(m.store.Keeper())
+	if ctx.Err() == nil && len(k.pools) > 0 {
+		// Somebody set one after the decision to end. The next keeper reads of it.
+		l.Unlock()
+		return m.startKeeper()
+	}
 	return nil
 }
 
@@ -148,7 +163,7 @@ func (k *keeper) short() (api.Spec, string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for key, p := range k.pools {
-		if len(p.members) < p.Size {
+		if p.ready() < p.Size {
 			return poolSpec(p.Pool), key
 		}
 	}
@@ -162,8 +177,10 @@ func (k *keeper) grow(spec api.Spec, key string) error {
 	defer k.mu.Unlock()
 	p := k.pools[key]
 	if p == nil { // drained meanwhile
-		if lifeline != nil {
+		if err == nil {
 			lifeline.Close()
+			<-gone
+			os.Remove(k.m.store.PoolMembers(key))
 		}
 		return nil
 	}
@@ -174,11 +191,16 @@ func (k *keeper) grow(spec api.Spec, key string) error {
 	p.Error = ""
 	id := born.Sandbox.ID
 	p.members[id] = lifeline
+	k.trim(p) // it may be one too many by now
 	go func() {
 		<-gone // taken, or dead
+		k.m.bury(k.over, key, id)
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		delete(p.members, id)
+		if len(p.members) == 0 && k.pools[key] != p {
+			os.Remove(k.m.store.PoolMembers(key)) // fails, rightly, where there is a new pool
+		}
 		k.changed()
 	}()
 	return nil
@@ -236,7 +258,7 @@ func (k *keeper) list(image string) []api.Pool {
 			continue
 		}
 		d := p.Pool
-		d.Ready, d.KeeperPID = len(p.members), os.Getpid()
+		d.Ready, d.KeeperPID = p.ready(), os.Getpid()
 		list = append(list, d)
 	}
 	slices.SortFunc(list, func(a, b api.Pool) int {
@@ -266,19 +288,22 @@ func (k *keeper) set(ask api.Pool) (api.Pool, error) {
 		return ask, err
 	}
 	k.changed()
-	ask.Ready, ask.KeeperPID = len(p.members), os.Getpid()
+	ask.Ready, ask.KeeperPID = p.ready(), os.Getpid()
 	return ask, nil
 }
 
 // trim ends the members that are too many. Their ends take them out of the map.
 func (k *keeper) trim(p *pool) {
-	more := len(p.members) - p.Size
-	for _, lifeline := range p.members {
+	more := p.ready() - p.Size
+	for id, lifeline := range p.members {
 		if more <= 0 {
 			return
 		}
-		lifeline.Close()
-		more--
+		if lifeline != nil {
+			lifeline.Close()
+			p.members[id] = nil
+			more--
+		}
 	}
 }
 
@@ -325,9 +350,6 @@ func (k *keeper) drain(ctx context.Context, image string) ([]api.Pool, error) {
 		}
 		k.mu.Unlock()
 		if left == 0 {
-			for key := range drained {
-				os.Remove(k.m.store.PoolMembers(key)) // fails, rightly, where there is a new pool
-			}
 			k.changed()
 			return out, nil
 		}

@@ -292,9 +292,23 @@ func (h *host) stream(st *mux.Stream, session *guest.Session) {
 			os.WriteFile(filepath.Join(h.home, "reached"), nil, 0o600)
 			if h.has("fail setup") {
 				h.machine.Load().Crash()
+				st.AwaitEnd()
+				return
 			}
-			st.AwaitEnd()
-			return
+			ended := make(chan struct{})
+			go func() {
+				st.AwaitEnd()
+				close(ended)
+			}()
+			tick := time.NewTicker(10 * time.Millisecond)
+			defer tick.Stop()
+			for h.has("stall setup") {
+				select {
+				case <-tick.C:
+				case <-ended:
+					return
+				}
+			}
 		}
 		s := new(guest.Setup)
 		wire.Unmarshal(req, s)

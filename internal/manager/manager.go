@@ -151,12 +151,18 @@ func (m *Manager) List(ctx context.Context, f Filter) ([]api.Sandbox, error) {
 		if err != nil {
 			return nil, err
 		}
-		if info.State != api.StatePooled && f.match(info) {
+		if !waits(info) && f.match(info) {
 			list = append(list, info)
 		}
 	}
 	slices.SortFunc(list, func(a, b api.Sandbox) int { return a.Created.Compare(b.Created) })
 	return list, nil
+}
+
+// waits reports whether a sandbox is a pool's, or was when it died: it gets its name
+// when it is taken. (One whose record cannot be read has no image either.)
+func waits(info api.Sandbox) bool {
+	return info.State == api.StatePooled || info.Name == "" && info.Image != ""
 }
 
 func (m *Manager) ids() ([]string, error) {
@@ -175,8 +181,8 @@ func (m *Manager) ids() ([]string, error) {
 // ask what there is.
 const lookTime = 3 * time.Second
 
-// look describes a sandbox as it is now. One whose time to live ended while it
-// had no supervisor is removed.
+// look describes a sandbox as it is now. One that has no supervisor is removed where
+// its time to live is over, or where it waited in a pool.
 func (m *Manager) look(ctx context.Context, id string) (api.Sandbox, error) {
 	dir := m.store.Sandbox(id)
 	var rec control.Record
@@ -205,7 +211,7 @@ func (m *Manager) look(ctx context.Context, id string) (api.Sandbox, error) {
 	if err := store.ReadJSON(dir.State(), &st); err != nil {
 		st = control.Status{State: api.StateError, Reason: "its state cannot be read: " + err.Error()}
 	}
-	if refused && (st.State == api.StateRunning || st.State == api.StatePaused) {
+	if refused && (st.State == api.StateRunning || st.State == api.StatePaused || st.State == api.StatePooled) {
 		// One that runs listens: this one has just died and has not let go yet.
 		dying, cancel := context.WithTimeout(ctx, lookTime)
 		defer cancel()
@@ -214,7 +220,7 @@ func (m *Manager) look(ctx context.Context, id string) (api.Sandbox, error) {
 	if store.Locked(dir.Lock()) {
 		return control.Describe(rec, st), nil // not listening yet, or not any more
 	}
-	if at := rec.Expires(); !at.IsZero() && time.Now().After(at) {
+	if at := rec.Expires(); !at.IsZero() && time.Now().After(at) || st.State == api.StatePooled || rec.Spec.Name == "" {
 		return api.Sandbox{}, errors.Join(m.discard(id, rec.Spec.Name), notFound(id))
 	}
 	st = asDead(st)

@@ -144,7 +144,7 @@ func (s Store) Snapshot(name string) PointDir { return PointDir(filepath.Join(s.
 func (s Store) Pools() string { return filepath.Join(s.root, "pools") }
 
 // PoolMembers holds an empty file for each member of a pool that waits, named by
-// its id. Who removes the file may take the member, and nobody else.
+// its id.
 func (s Store) PoolMembers(key string) string { return filepath.Join(s.Pools(), key) }
 
 // Keeper is the socket of the process that keeps the pools full, and KeeperLock

@@ -21,9 +21,9 @@ import (
 
 // member is what a sandbox has beside others while it waits in a pool.
 type member struct {
-	entry string // the file that says that it waits
-	birth *birth // open until it is taken
-	once  sync.Mutex
+	entry string     // the file that says that it waits
+	birth *birth     // open until it is taken
+	once  sync.Mutex // held while somebody takes it
 	taken bool
 }
 
@@ -75,19 +75,38 @@ func (s *Supervisor) claim(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	conn.SetDeadline(time.Time{})
+	if err := s.serveClaim(conn, c, lifelineOf(conn, buf.Reader)); err != nil {
+		conn.Close()
+	}
+}
+
+// serveClaim has the sandbox taken and tells the client, which may go meanwhile: as
+// with every create, what nobody learnt of is undone.
+func (s *Supervisor) serveClaim(conn net.Conn, c control.Create, client <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(s.server.closing, bootTime)
 	defer cancel()
-	err = s.take(ctx, c, lifelineOf(conn, buf.Reader))
-	var b control.Birth
+	go func() {
+		select {
+		case <-client:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	err := s.take(ctx, c, client)
 	if err != nil {
-		b.Error = api.AsError(err)
-	} else {
-		info := s.describe()
-		b.Sandbox = &info
+		return errors.Join(err, json.NewEncoder(conn).Encode(control.Birth{Error: api.AsError(err)}))
 	}
-	if json.NewEncoder(conn).Encode(b) != nil || err != nil {
-		conn.Close() // for an ephemeral sandbox that is the end
+	info := s.describe()
+	if err = ctx.Err(); err == nil {
+		err = json.NewEncoder(conn).Encode(control.Birth{Sandbox: &info})
 	}
+	if err != nil {
+		select {
+		case s.ends <- end{state: api.StateStopped, reason: "its client ended", grace: -1, remove: true}:
+		case <-s.over:
+		}
+	}
+	return err
 }
 
 // lifelineOf is closed when the peer of a connection has gone.
@@ -106,7 +125,9 @@ var errTaken = api.Errorf(api.Conflict, "take sandbox: somebody else was faster"
 // take makes the waiting sandbox what c asks for. A member whose taking fails in
 // the middle ends: it never serves twice.
 func (s *Supervisor) take(ctx context.Context, c control.Create, client <-chan struct{}) error {
-	s.member.once.Lock()
+	if !s.member.once.TryLock() {
+		return errTaken // or it may be: there are others to try
+	}
 	defer s.member.once.Unlock()
 	if s.member.taken {
 		return errTaken
