@@ -91,8 +91,9 @@ func (c *Client) SaveSnapshot(ctx context.Context, name string, w io.Writer) err
 
 // LoadSnapshot takes in what SaveSnapshot wrote. Nothing is left of a file that is
 // refused: class Denied for one that was altered or comes from another
-// installation without its digest, Conflict for a name that is taken, Unavailable
-// with code "foreign_memory" where this host cannot continue its memory.
+// installation without its digest, Conflict for a name that is taken. Whether this
+// host can continue its memory a Create tells: class Unavailable with code
+// "foreign_memory" where it cannot.
 func (c *Client) LoadSnapshot(ctx context.Context, r io.Reader, o LoadSnapshot) (Snapshot, error) {
 	m, err := c.manager()
 	if err != nil {

@@ -16,6 +16,8 @@ type Record struct {
 	Spec    api.Spec  `json:"spec"` // defaults filled in
 	Image   Image     `json:"image"`
 	Created time.Time `json:"created"`
+	// MachineID is the guest's, as machine-id(5) has it.
+	MachineID string `json:"machine_id"`
 	// Disk are the parts that the writable disk is made of, the lowest first. Only
 	// the last is written to.
 	Disk   []string `json:"disk"`

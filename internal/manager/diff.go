@@ -76,7 +76,7 @@ func (h *Handle) ExportDiff(ctx context.Context, w io.Writer, dir string, f Diff
 }
 
 // comparison is two states of a sandbox side by side. A state that the sandbox is
-// not in itself is a fork of it that nobody else sees.
+// not in itself is a fork of it, removed at the end.
 type comparison struct {
 	ctx     context.Context
 	h       *Handle

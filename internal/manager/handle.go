@@ -36,31 +36,46 @@ func (h *Handle) Info(ctx context.Context) (api.Sandbox, error) { return h.m.loo
 
 func (h *Handle) dir() store.SandboxDir { return h.m.store.Sandbox(h.id) }
 
-// call asks the supervisor. Without one the error says what the sandbox is.
+// ask asks the supervisor.
+func (h *Handle) ask(ctx context.Context, route string, in, out any) error {
+	return control.NewClient(h.dir().Socket()).Call(ctx, route, in, out)
+}
+
+// call is ask whose error says, where there is no supervisor, what the sandbox is.
 func (h *Handle) call(ctx context.Context, route string, in, out any) error {
-	return h.explain(ctx, control.NewClient(h.dir().Socket()).Call(ctx, route, in, out))
+	return h.explain(ctx, h.ask(ctx, route, in, out))
 }
 
 // Open opens a guest stream. It implements guest.Opener. A sandbox that hibernates
 // is woken for it.
-func (h *Handle) Open(ctx context.Context, op guest.Op, req wire.Message) (guest.Stream, error) {
+func (h *Handle) Open(ctx context.Context, op guest.Op, req wire.Message) (st guest.Stream, err error) {
+	err = h.awake(ctx, func() error {
+		st, err = control.NewClient(h.dir().Socket()).Open(ctx, op, req)
+		return err
+	})
+	return st, err
+}
+
+// awake does what needs a running sandbox, and wakes one that hibernates for it.
+func (h *Handle) awake(ctx context.Context, do func() error) error {
 	for wait := newPatience(); ; {
-		st, err := control.NewClient(h.dir().Socket()).Open(ctx, op, req)
+		err := do()
 		if !errors.Is(err, control.ErrNoSupervisor) {
-			return st, err
+			return err
 		}
 		info, lookErr := h.Info(ctx)
 		switch {
 		case lookErr == nil && info.State == api.StateHibernated:
 			if err := h.Start(ctx); err != nil && !errors.Is(err, api.ErrConflict) {
-				return nil, err
+				return err
 			}
-		case lookErr == nil && info.State == api.StateCreating: // another wakes it
+		case lookErr == nil && info.State != api.StateStopped && info.State != api.StateError:
+			// It is waking, or has woken since.
 		default:
-			return nil, h.explain(ctx, err)
+			return h.explain(ctx, err)
 		}
 		if err := wait.more(ctx); err != nil {
-			return nil, err
+			return err
 		}
 	}
 }
@@ -74,9 +89,8 @@ func (h *Handle) explain(ctx context.Context, err error) error {
 	if lookErr != nil {
 		return lookErr
 	}
-	e := api.Errorf(api.Unavailable, "sandbox %q is %s%s", info.Name, info.State, because(info.Reason)).
+	return api.Errorf(api.Unavailable, "sandbox %q is %s%s", info.Name, info.State, because(info.Reason)).
 		WithCode("not_running").WithRecovery("Start it with: smolvm start %s", info.Name)
-	return errors.Join(e, control.ErrNoSupervisor)
 }
 
 func because(reason string) string {
@@ -134,7 +148,7 @@ func (h *Handle) keep(lifeline io.Closer, ephemeral bool) error {
 // Stop stops the sandbox where it has a VM.
 func (h *Handle) Stop(ctx context.Context, o api.Stop) error {
 	for wait := newPatience(); ; {
-		err := h.call(ctx, control.RouteStop, o, nil)
+		err := h.ask(ctx, control.RouteStop, o, nil)
 		if err == nil {
 			h.cut()
 			return h.waitFree(ctx)
@@ -236,7 +250,7 @@ func (h *Handle) end(ctx context.Context) error {
 	quick, cancel := context.WithTimeout(ctx, killTime)
 	defer cancel()
 	for wait := newPatience(); ; {
-		err := h.call(quick, control.RouteKill, nil, nil)
+		err := h.ask(quick, control.RouteKill, nil, nil)
 		if err == nil && h.waitFree(quick) == nil {
 			return nil
 		}
@@ -335,7 +349,7 @@ func (h *Handle) Rename(ctx context.Context, name string) error {
 	if err := api.CheckName(name); err != nil {
 		return err
 	}
-	err := h.call(ctx, control.RouteRename, control.Rename{Name: name}, nil)
+	err := h.ask(ctx, control.RouteRename, control.Rename{Name: name}, nil)
 	if !errors.Is(err, control.ErrNoSupervisor) {
 		return err
 	}
@@ -364,7 +378,7 @@ func (h *Handle) Env(ctx context.Context) (map[string]string, error) {
 
 // ChangeEnv changes the sandbox's environment.
 func (h *Handle) ChangeEnv(ctx context.Context, c api.EnvChange) (out api.EnvChanged, err error) {
-	err = h.call(ctx, control.RouteSetEnv, c, &out)
+	err = h.ask(ctx, control.RouteSetEnv, c, &out)
 	if !errors.Is(err, control.ErrNoSupervisor) {
 		return out, err
 	}

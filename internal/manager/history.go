@@ -11,15 +11,15 @@ import (
 	"github.com/smolvm/smolvm/internal/store"
 )
 
-// Checkpoint records the sandbox as it is now.
+// Checkpoint records the sandbox as it is now. One that hibernates is woken.
 func (h *Handle) Checkpoint(ctx context.Context, o api.Checkpoint) (step api.Step, err error) {
-	err = h.call(ctx, control.RouteCheckpoint, o, &step)
+	err = h.awake(ctx, func() error { return h.ask(ctx, control.RouteCheckpoint, o, &step) })
 	return step, err
 }
 
-// Rewind makes the sandbox what it was at a step.
+// Rewind makes the sandbox what it was at a step. One that hibernates is woken.
 func (h *Handle) Rewind(ctx context.Context, step int) error {
-	return h.call(ctx, control.RouteRewind, control.Rewind{Step: step}, nil)
+	return h.awake(ctx, func() error { return h.ask(ctx, control.RouteRewind, control.Rewind{Step: step}, nil) })
 }
 
 // History returns the steps of the sandbox.

@@ -361,14 +361,15 @@ var historyLaws = []law{
 		l.treeIs(sb, tree)
 		one := 1
 		l.counted(l.fork(sb, smolvm.ForkOptions{At: &one})[0], 2)
-		_, err := sb.Checkpoint(l.ctx, smolvm.Checkpoint{})
-		l.refused(err, smolvm.ErrUnavailable, "not_running", "smolvm start web", "hibernated")
-		l.refused(sb.Rewind(l.ctx, 0), smolvm.ErrUnavailable, "not_running", "smolvm start web", "hibernated")
-		l.counted(sb, 3) // woken; what it has seen since goes on from there
 		l.checkpoint(sb, "woken")
+		l.counted(sb, 3) // what it has seen since goes on from there
+		l.hibernate(sb)
 		l.ok(sb.Rewind(l.ctx, 0))
 		l.counted(sb, 2)
 		l.ok(sb.Stop(l.ctx, smolvm.StopOptions{}))
+		_, err := sb.Checkpoint(l.ctx, smolvm.Checkpoint{})
+		l.refused(err, smolvm.ErrUnavailable, "not_running", "smolvm start web", "stopped")
+		l.refused(sb.Rewind(l.ctx, 0), smolvm.ErrUnavailable, "not_running", "smolvm start web", "stopped")
 		l.counted(l.fork(sb, smolvm.ForkOptions{At: &one})[0], 2)
 		l.ok(sb.Start(l.ctx))
 		l.counted(sb, 1)

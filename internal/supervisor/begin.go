@@ -159,6 +159,9 @@ func (s *Supervisor) running() error {
 	_, err := s.gate.update(func(st *control.Status) error {
 		st.State, st.Reason, st.Lived = api.StateRunning, "", true
 		st.Started = info.Started.UTC().Round(time.Millisecond)
+		if c := s.record().Created; c.After(st.Started) { // a pool's member ran before it was anybody's
+			st.Started = c
+		}
 		st.VMMPID, st.Machine, st.VMM = info.PID, info.Machine, info.Version
 		st.Accel, st.Isolation = info.Accel, info.Accel.Isolation()
 		st.Timings = s.timings

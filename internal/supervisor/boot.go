@@ -74,7 +74,10 @@ func (s *Supervisor) boot(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, bootTime,
 		api.Errorf(api.Timeout, "the guest did not come up in %v", bootTime))
 	defer cancel()
-	if _, err := os.Stat(s.base()); err != nil {
+	if _, err := os.Stat(s.base()); err != nil && s.create != nil {
+		return api.Errorf(api.Unavailable, "create sandbox: its image %q (%s) is not here: %w", s.rec.Spec.Image, s.rec.Image.ID, err).
+			WithRecovery("Get the very same image: with smolvm image pull or build, or smolvm image save where it is and smolvm image load here.")
+	} else if err != nil {
 		return api.Errorf(api.Unavailable, "start sandbox %q: the files of its image %q (%s) are gone: %w",
 			s.rec.Spec.Name, s.rec.Spec.Image, s.rec.Image.ID, err).
 			WithRecovery("Get that image again, with smolvm image pull or build: the sandbox's own disk is kept.")
@@ -176,10 +179,12 @@ func ended(vm vmm.Machine) error {
 // setUp gives the guest its identity, the clock and fresh randomness.
 func (s *Supervisor) setUp(ctx context.Context) error {
 	id := identity(s.rec.Spec.Name)
+	id.MachineID = s.rec.MachineID
 	id.Resumed = s.from != nil && s.from.Full()
-	id.Copy = s.from != nil && s.create != nil
+	id.Copy = s.copied
+	s.copied = false // what comes later is the same sandbox
 	if id.Resumed && !id.Copy {
-		id.MachineID = "" // it is itself, later
+		id.MachineID = "" // it has it
 	}
 	r, err := guest.Client{Opener: s.session()}.Identify(ctx, id)
 	if err != nil {
@@ -194,13 +199,16 @@ func (s *Supervisor) setUp(ctx context.Context) error {
 
 // identity is what makes a guest different from all others.
 func identity(hostname string) guest.Setup {
-	seed, machine := make([]byte, 64), make([]byte, 16)
+	seed := make([]byte, 64)
 	rand.Read(seed)
-	rand.Read(machine)
-	return guest.Setup{
-		Hostname: hostname, TimeNS: time.Now().UnixNano(),
-		Seed: seed, MachineID: hex.EncodeToString(machine),
-	}
+	return guest.Setup{Hostname: hostname, TimeNS: time.Now().UnixNano(), Seed: seed, MachineID: newMachineID()}
+}
+
+// newMachineID is as machine-id(5) wants it.
+func newMachineID() string {
+	b := make([]byte, 16)
+	rand.Read(b)
+	return hex.EncodeToString(b)
 }
 
 // bootSteps bounds what a guest says about its boot, which is kept and shown.

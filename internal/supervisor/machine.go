@@ -114,7 +114,9 @@ func (s *Supervisor) matchOf(spec api.Spec, version string) (point.Match, error)
 	if !ok {
 		return point.Match{}, errCannotSave
 	}
-	print, err := d.Fingerprint(shape(spec, ""))
+	c := shape(spec, "")
+	c.Disks = disks("", "", []string{partRaw + "-"})
+	print, err := d.Fingerprint(c)
 	return point.Match{
 		Format: pointFormat, Driver: print, VMM: version,
 		CPUs: spec.CPUs, MemoryMiB: spec.MemoryMiB, DiskMiB: spec.DiskMiB,

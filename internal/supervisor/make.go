@@ -27,7 +27,7 @@ func (s *Supervisor) make(ctx context.Context, b *birth) error {
 		return err
 	}
 	s.timings.PauseMS = s.create.PauseMS
-	s.rec = control.Record{ID: newID(), Spec: spec, Created: time.Now().UTC().Round(time.Millisecond)}
+	s.rec = control.Record{ID: newID(), MachineID: newMachineID(), Spec: spec, Created: time.Now().UTC().Round(time.Millisecond)}
 	scratch, err := s.parts.Store.Scratch("create")
 	if err != nil {
 		return err
@@ -147,6 +147,7 @@ func (s *Supervisor) makeDisk(ctx context.Context, parts string) error {
 		s.rec.Disk = []string{point.NewPart(partRaw)}
 		return s.parts.Provider.Disk(ctx, filepath.Join(parts, s.rec.Disk[0]), s.rec.Spec.DiskMiB)
 	}
+	s.copied = true
 	layer := point.NewPart(partLayer)
 	s.rec.Disk = append(s.from.Disk[:len(s.from.Disk):len(s.from.Disk)], layer)
 	if err := s.parts.Provider.Overlay(filepath.Join(parts, layer), s.rec.Spec.DiskMiB); err != nil {

@@ -22,6 +22,7 @@ import (
 type saving struct {
 	parts    string // directory for the new parts
 	diskOnly bool
+	sync     bool // have the guest write its file systems out first: the disk is to be of use alone
 	goOn     bool // the next save may build on this one: its parts are the sandbox's own
 	still    bool // leave the VM paused: it ends
 }
@@ -62,7 +63,7 @@ func (s *Supervisor) save(ctx context.Context, o saving) (_ *point.Manifest, err
 // quiesce stops the guest's processes, so that none runs on in a copy before the
 // copy has an identity of its own, until goOn.
 func (s *Supervisor) quiesce(ctx context.Context, o saving) error {
-	err := guest.Client{Opener: s.session()}.Quiesce(ctx, guest.Quiesce{Freeze: !o.diskOnly, Sync: o.diskOnly})
+	err := guest.Client{Opener: s.session()}.Quiesce(ctx, guest.Quiesce{Freeze: !o.diskOnly, Sync: o.sync})
 	if err != nil {
 		return errors.Join(api.Errorf(api.ClassOf(err), "prepare the guest to be saved: %w", err), s.goOn(ctx, o))
 	}
@@ -221,6 +222,10 @@ func (s *Supervisor) freezeDisk(ctx context.Context, vm vmm.Saver) ([]string, er
 	if s.pristine(rec.Disk[top]) {
 		return rec.Disk[:top:top], nil
 	}
+	if top+1 >= maxLayers {
+		return nil, api.Errorf(api.Exhausted, "save sandbox %q: its disk has %d layers, which is the most", rec.Spec.Name, top+1).
+			WithRecovery("Copy what it holds into a new sandbox.")
+	}
 	layer := point.NewPart(partLayer)
 	if err := s.parts.Provider.Overlay(s.part(layer), rec.Spec.DiskMiB); err != nil {
 		return nil, err
@@ -249,6 +254,9 @@ func (s *Supervisor) freezeDisk(ctx context.Context, vm vmm.Saver) ([]string, er
 	return rec.Disk, nil
 }
 
+// maxLayers bounds the files of a disk. The VMM has them all open: see openFiles.
+const maxLayers = 1000
+
 // pristine reports whether nothing was written to the top layer yet: each write to
 // a new place makes a qcow2 file longer.
 func (s *Supervisor) pristine(top string) bool {
@@ -275,7 +283,7 @@ func (s *Supervisor) point(ctx context.Context, p control.Point) (control.Pointe
 	}
 	var m *point.Manifest
 	err = s.ifUp(func() (err error) {
-		m, err = s.save(ctx, saving{parts: dir.Parts(), diskOnly: p.DiskOnly})
+		m, err = s.save(ctx, saving{parts: dir.Parts(), diskOnly: p.DiskOnly, sync: !p.Brief})
 		return err
 	})
 	if err != nil {
@@ -305,7 +313,7 @@ const hibernateTime = 10 * time.Minute
 func (s *Supervisor) hibernate() error {
 	ctx, cancel := context.WithTimeout(context.Background(), hibernateTime)
 	defer cancel()
-	m, err := s.save(ctx, saving{parts: s.dir.Parts(), still: true})
+	m, err := s.save(ctx, saving{parts: s.dir.Parts(), sync: true, still: true})
 	if err == nil {
 		err = point.Write(s.key, s.dir.Hibernated(), s.dir.Parts(), m, point.Durable)
 		if err != nil && s.gate.get().State == api.StateRunning {
@@ -347,7 +355,7 @@ func (s *Supervisor) pointStopped(p control.Point) error {
 			return err
 		}
 		return api.Errorf(api.Conflict, "save sandbox %q: it does not run, and so has no memory", s.rec.Spec.Name).
-			WithCode("not_running").WithRecovery("Start it first, or save its disk alone with --disk-only.")
+			WithCode("not_running").WithRecovery("Start it first. A snapshot of its disk alone is made with --disk-only.")
 	}
 	return s.pointDisk(dir)
 }

@@ -46,6 +46,7 @@ type Supervisor struct {
 	over    chan struct{}     // closed when the VM has ended and the state says so
 
 	from    *point.Point // what the sandbox continues; nil: it boots
+	copied  bool         // others continue that too, and the guest does not know yet
 	mem     memory       // what guest memory is made of; changed under still
 	topSize int64        // of the top layer of the disk while it is empty
 
@@ -312,42 +313,68 @@ func (s *Supervisor) shutDown(grace time.Duration) error {
 	}
 }
 
+// freezeTime bounds how long a guest that is to be paused may take to stop its
+// processes.
+const freezeTime = 5 * time.Second
+
 // pause and resume the VM and say so in the state. On an error nothing moved.
 func (s *Supervisor) pause(ctx context.Context) error {
-	return s.halt(ctx, api.StatePaused, s.vm.Pause, s.vm.Resume)
+	return s.halt(ctx, api.StatePaused, func(ctx context.Context) error {
+		// Its processes too, so that they do not run in a copy of it before that has an
+		// identity of its own. A guest that does not answer is paused all the same.
+		quick, cancel := context.WithTimeout(ctx, freezeTime)
+		defer cancel()
+		c := guest.Client{Opener: s.session()}
+		if err := c.Quiesce(quick, guest.Quiesce{Freeze: true}); err != nil {
+			slog.Warn("stop the guest's processes", "err", err)
+		}
+		return s.vm.Pause(ctx)
+	}, s.unpause)
 }
 
 func (s *Supervisor) resume(ctx context.Context) error {
-	if s.gate.get().State == api.StateRunning {
-		return nil
-	}
-	if err := s.halt(ctx, api.StateRunning, s.vm.Resume, s.vm.Pause); err != nil {
+	return s.halt(ctx, api.StateRunning, s.unpause, func(ctx context.Context) error { return s.vm.Pause(ctx) })
+}
+
+func (s *Supervisor) unpause(ctx context.Context) error {
+	if err := s.vm.Resume(ctx); err != nil {
 		return err
 	}
+	quick, cancel := context.WithTimeout(ctx, freezeTime)
+	defer cancel()
+	c := guest.Client{Opener: s.session()}
 	// Its clock stood still too.
-	if err := (guest.Client{Opener: s.session()}).Setup(ctx, guest.Setup{TimeNS: time.Now().UnixNano()}); err != nil {
+	if err := c.Setup(quick, guest.Setup{TimeNS: time.Now().UnixNano()}); err != nil {
 		slog.Warn("set the guest's clock", "err", err)
+	}
+	if err := c.Thaw(quick); err != nil {
+		slog.Warn("thaw the guest's processes", "err", err)
 	}
 	return nil
 }
 
+// halt moves the sandbox between running and paused. What it does is done outside of
+// the gate: who only looks must not wait for a guest.
 func (s *Supervisor) halt(ctx context.Context, to api.State, do, back func(context.Context) error) error {
 	s.still.Lock()
 	defer s.still.Unlock()
 	if s.gate.get().State == to {
 		return nil
 	}
-	_, err := s.gate.update(func(st *control.Status) error {
-		if st.State != api.StateRunning && st.State != api.StatePaused {
-			return api.Errorf(api.Conflict, "sandbox is %s", st.State)
-		}
-		st.State = to
-		return do(ctx)
-	})
-	if err != nil && s.gate.get().State != to {
-		ctx, cancel := undo.Context(ctx)
+	err := s.ifUp(func() error { return do(ctx) })
+	if err == nil {
+		_, err = s.gate.update(func(st *control.Status) error {
+			if st.State != api.StateRunning && st.State != api.StatePaused {
+				return api.Errorf(api.Conflict, "sandbox is %s", st.State)
+			}
+			st.State = to
+			return nil
+		})
+	}
+	if err != nil {
+		clean, cancel := undo.Context(ctx)
 		defer cancel()
-		back(ctx)
+		back(clean)
 	}
 	return err
 }
