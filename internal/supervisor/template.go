@@ -67,7 +67,7 @@ func (t *templates) get(ctx context.Context, spec api.Spec, img control.Image, m
 		if api.ClassOf(err) != api.NotFound {
 			slog.Warn("make a template anew", "template", dir, "err", err)
 		}
-		t.tell(control.Progress{Step: "template"})
+		t.tell(control.Progress{Step: "make the template"})
 		b := build{templates: t, spec: spec, img: img, match: match, kernel: kernel, initrd: initrd}
 		if err := b.run(ctx, dir); err != nil {
 			return nil, api.Errorf(api.ClassOf(err), "make the template of image %q: %w", spec.Image, err)
@@ -98,7 +98,7 @@ func (t *templates) lock(ctx context.Context, dir store.PointDir) (*store.Lock, 
 			return l, err
 		}
 		if wait == 32*time.Millisecond { // it is being made
-			t.tell(control.Progress{Step: "template"})
+			t.tell(control.Progress{Step: "make the template"})
 		}
 		select {
 		case <-time.After(wait):
