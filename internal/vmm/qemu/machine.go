@@ -46,8 +46,9 @@ type machine struct {
 // diskState is what changes of a disk.
 type diskState struct {
 	readOnly bool
-	top      string // name of its uppermost node
-	layers   int    // that were put on top
+	file     vmm.Layer // its uppermost file as it was started with
+	top      string    // name of its uppermost node
+	layers   int       // that were put on top
 }
 
 var _ vmm.Machine = (*machine)(nil)

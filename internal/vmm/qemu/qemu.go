@@ -165,7 +165,7 @@ func newMachine(p plan, w *wires, c *console) *machine {
 		m.memory = p.Memory.Path
 	}
 	for i, d := range p.Disks {
-		m.disks = append(m.disks, diskState{readOnly: d.ReadOnly, top: topNode(i)})
+		m.disks = append(m.disks, diskState{readOnly: d.ReadOnly, file: vmm.Layer{Path: d.Path, Format: d.Format}, top: topNode(i)})
 	}
 	return m
 }
