@@ -19,8 +19,9 @@ import (
 // talk is an open channel to the test guest.
 type talk struct {
 	net.Conn
-	t *testing.T
-	r *bufio.Reader
+	t     *testing.T
+	r     *bufio.Reader
+	limit time.Duration // of one answer to expect
 }
 
 // dial opens the channel. All that is said on it is bounded by the boot time.
@@ -34,7 +35,7 @@ func (h Harness) dial(t *testing.T, m vmm.Machine) *talk {
 	if err := conn.SetDeadline(time.Now().Add(h.BootTime)); err != nil {
 		t.Fatal(err)
 	}
-	return &talk{conn, t, bufio.NewReader(conn)}
+	return &talk{conn, t, bufio.NewReader(conn), h.BootTime}
 }
 
 func (c *talk) send(line string) {
@@ -198,7 +199,7 @@ func dialCancelled(t *testing.T, h Harness, m vmm.Machine) {
 	}
 	defer c.Close()
 	cancel() // bounds the dialling, not the connection
-	tk := &talk{c, t, bufio.NewReader(c)}
+	tk := &talk{Conn: c, t: t, r: bufio.NewReader(c)}
 	c.SetDeadline(time.Now().Add(h.BootTime))
 	tk.ask("after the context")
 }

@@ -20,7 +20,7 @@ func saving(t *testing.T, h Harness) {
 	}
 	r := look(t)
 	first := h.bootAndSave(t)
-	files := sums(t, first)
+	files := sums(t, first, first.Memory.Path)
 	t.Run("continues, many at once", func(t *testing.T) { h.continues(t, first) })
 	t.Run("saved again", func(t *testing.T) { h.savedAgain(t, first) })
 	t.Run("bad states", func(t *testing.T) { h.badStates(t, first) })
