@@ -62,10 +62,15 @@ var (
 )
 
 // Errorf makes an error of a class. A %w verb sets the cause's place in the text
-// and keeps it reachable by errors.Is and errors.As.
+// and keeps it reachable by errors.Is and errors.As. What a cause of the same class
+// says of code and recovery holds for the new error too.
 func Errorf(class Class, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
-	return &Error{Class: class, Message: err.Error(), cause: errors.Unwrap(err)}
+	e := &Error{Class: class, Message: err.Error(), cause: errors.Unwrap(err)}
+	if c := (*Error)(nil); errors.As(e.cause, &c) && c.Class == class {
+		e.Code, e.Recovery, e.Details = c.Code, c.Recovery, c.Details
+	}
+	return e
 }
 
 // WithRecovery returns e with the next step set. It changes e itself: use it on

@@ -2,7 +2,6 @@ package supervisor
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"time"
 
@@ -99,9 +98,7 @@ func (s *Supervisor) takeUp(ctx context.Context) error {
 	}
 	if err != nil {
 		s.lock.close()
-		e := api.AsError(err)
-		e.Message = fmt.Sprintf("start sandbox %s: %s", s.dir.ID(), e.Message)
-		return e
+		return api.Errorf(api.ClassOf(err), "start sandbox %s: %w", s.dir.ID(), err)
 	}
 	return nil
 }
@@ -117,7 +114,7 @@ func (s *Supervisor) wake(ctx context.Context) error {
 		err = s.checkMatch(p, s.rec.Spec)
 	}
 	if err != nil {
-		return api.Errorf(api.ClassOf(err), "continue what it hibernated as: %w", err).WithCode(api.AsError(err).Code).
+		return api.Errorf(api.ClassOf(err), "continue what it hibernated as: %w", err).
 			WithRecovery("Drop its memory and start from its disk alone: smolvm stop %[1]s, then smolvm start %[1]s", s.rec.Spec.Name)
 	}
 	layer := point.NewPart(partLayer)
