@@ -104,6 +104,13 @@ func (p provider) Kernel(ctx context.Context) (string, string, error) {
 	if err != nil {
 		return "", "", err
 	}
+	sum, err := agentbin.Digest()
+	if err != nil {
+		return "", "", err
+	}
+	if initrd, ok := initramfs.Find(p.s, k, sum); ok {
+		return k.Vmlinux(), initrd, nil
+	}
 	agent, err := agentbin.Bytes()
 	if err != nil {
 		return "", "", err

@@ -7,6 +7,7 @@
 package agentbin
 
 import (
+	"crypto/sha256"
 	"embed"
 	"io"
 	"io/fs"
@@ -36,13 +37,40 @@ func Bytes() ([]byte, error) {
 	if path := os.Getenv(EnvAgent); path != "" {
 		return fromFile(path)
 	}
-	b, err := fs.ReadFile(bin, "bin/smolvm-agent")
+	b, err := fs.ReadFile(bin, builtIn)
 	if err != nil {
-		return nil, api.Errorf(api.Unavailable, "find guest agent: it was not built into this smolvm").
-			WithCode("missing_dependency").
-			WithRecovery("Build with: make build")
+		return nil, missing()
 	}
 	return b, nil
+}
+
+// builtIn is the agent's place in bin.
+const builtIn = "bin/smolvm-agent"
+
+func missing() error {
+	return api.Errorf(api.Unavailable, "find guest agent: it was not built into this smolvm").
+		WithCode("missing_dependency").
+		WithRecovery("Build with: make build")
+}
+
+// Digest returns the SHA-256 of what Bytes returns. Every create asks for it, and
+// reading the agent where it lies takes a fraction of what a copy of it takes.
+func Digest() (sum [sha256.Size]byte, err error) {
+	if os.Getenv(EnvAgent) != "" {
+		b, err := Bytes()
+		return sha256.Sum256(b), err
+	}
+	f, err := bin.Open(builtIn)
+	if err != nil {
+		return sum, missing()
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return sum, api.Errorf(api.Internal, "read guest agent: %w", err)
+	}
+	h.Sum(sum[:0])
+	return sum, nil
 }
 
 func fromFile(path string) ([]byte, error) {

@@ -33,7 +33,7 @@ import (
 
 // format is part of the cache key: count it up when the content changes for the
 // same inputs.
-const format = "1"
+const format = "2"
 
 // dirName is the directory of made archives, beside the kernels.
 const dirName = "initramfs"
@@ -48,18 +48,24 @@ func Build(s store.Store, k kernel.Kernel, agent []byte) (string, error) {
 	if len(agent) == 0 {
 		return "", api.Errorf(api.Internal, "make initramfs: the agent is empty")
 	}
-	h := sha256.New()
-	fmt.Fprintf(h, "%s\n%s\n", format, k.ID)
-	h.Write(agent)
-	path := filepath.Join(s.Kernels(), dirName, hex.EncodeToString(h.Sum(nil))+".cpio")
-	now := time.Now()
-	if err := os.Chtimes(path, now, now); err == nil { // there; and GC sees it is wanted
+	path, ok := Find(s, k, sha256.Sum256(agent))
+	if ok {
 		return path, nil
 	}
 	if err := build(s, k, agent, path); err != nil {
 		return "", api.Errorf(api.ClassOf(err), "make initramfs: %w", err)
 	}
 	return path, nil
+}
+
+// Find returns the path of the initramfs of a kernel and of an agent with this
+// digest, and whether Build has made it. It spares who asks often the agent's bytes.
+func Find(s store.Store, k kernel.Kernel, agent [sha256.Size]byte) (string, bool) {
+	h := sha256.New()
+	fmt.Fprintf(h, "%s\n%s\n%x\n", format, k.ID, agent)
+	path := filepath.Join(s.Kernels(), dirName, hex.EncodeToString(h.Sum(nil))+".cpio")
+	now := time.Now()
+	return path, os.Chtimes(path, now, now) == nil // GC sees that it is wanted
 }
 
 func build(s store.Store, k kernel.Kernel, agent []byte, path string) error {
