@@ -160,6 +160,10 @@ const StreamProtocol = "smolvm-stream"
 // CodeSupervised is the code of the error of a start that found another supervisor.
 const CodeSupervised = "supervised"
 
+// CodeAsleep is the code of the error of a stream that came while the sandbox went
+// to sleep. Nothing of it has reached the guest.
+const CodeAsleep = "asleep"
+
 // Rename is the body of RouteRename.
 type Rename struct {
 	Name string `json:"name"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/guest/wire"
@@ -154,9 +155,9 @@ func (c Client) Quiesce(ctx context.Context, q Quiesce) error {
 	return c.call(ctx, OpQuiesce, &q, &Empty{})
 }
 
-// Thaw has what Quiesce has frozen run on. It may be called at any time.
-func (c Client) Thaw(ctx context.Context) error {
-	return c.call(ctx, OpThaw, &Empty{}, &Empty{})
+// Thaw sets the guest's clock and has what Quiesce has frozen run on. It may be called at any time.
+func (c Client) Thaw(ctx context.Context, clock time.Time) error {
+	return c.call(ctx, OpThaw, &Thaw{TimeNS: clock.UnixNano()}, &Empty{})
 }
 
 // Procs lists the background processes.

@@ -24,7 +24,7 @@
 //
 //	c.Quiesce(ctx, guest.Quiesce{Freeze: true})  // processes stand still
 //	...                                          // pause, save, go on
-//	c.Thaw(ctx)                                  // in the guest that was saved
+//	c.Thaw(ctx, time.Now())                      // in the guest that was saved
 //
 //	s, err := guest.Connect(ctx, conn)           // in one that was restored
 //	r, err := c.Identify(ctx, guest.Setup{Resumed: true, Copy: true, ...})
@@ -109,7 +109,7 @@ const (
 	OpStats                  // none -> Stats
 	OpShutdown               // Shutdown -> empty; then syncs and powers off
 	OpQuiesce                // Quiesce -> empty
-	OpThaw                   // none -> empty; what Quiesce has frozen runs on
+	OpThaw                   // Thaw -> empty; what Quiesce has frozen runs on
 	OpTree                   // Tree -> Reply(TreePart)...: what differs from the base image
 )
 

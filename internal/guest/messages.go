@@ -53,6 +53,11 @@ type Quiesce struct {
 	Sync   bool // then write the file systems to their disks
 }
 
+// Thaw has what Quiesce has frozen run on.
+type Thaw struct {
+	TimeNS int64 // the host's clock, as in Setup: the guest may have stood still meanwhile
+}
+
 // Shell says how Exec.Argv becomes a process.
 type Shell int
 
@@ -304,6 +309,8 @@ func (m *Quiesce) Wire(c *wire.Coder) {
 	c.Bool(&m.Freeze)
 	c.Bool(&m.Sync)
 }
+
+func (m *Thaw) Wire(c *wire.Coder) { c.Int64(&m.TimeNS) }
 
 func (m *Exec) Wire(c *wire.Coder) {
 	c.Strings(&m.Argv)

@@ -60,7 +60,8 @@ func (h *Handle) Open(ctx context.Context, op guest.Op, req wire.Message) (st gu
 func (h *Handle) awake(ctx context.Context, do func() error) error {
 	for wait := newPatience(); ; {
 		err := do()
-		if !errors.Is(err, control.ErrNoSupervisor) {
+		asleep := err != nil && api.AsError(err).Code == control.CodeAsleep
+		if !asleep && !errors.Is(err, control.ErrNoSupervisor) {
 			return err
 		}
 		info, lookErr := h.Info(ctx)
@@ -71,7 +72,7 @@ func (h *Handle) awake(ctx context.Context, do func() error) error {
 			}
 		case lookErr == nil && info.State != api.StateStopped && info.State != api.StateError:
 			// It is waking, or has woken since.
-		default:
+		case !asleep:
 			return h.explain(ctx, err)
 		}
 		if err := wait.more(ctx); err != nil {
@@ -137,7 +138,8 @@ func (h *Handle) Start(ctx context.Context) error {
 // keep holds the lifeline of an ephemeral sandbox.
 func (h *Handle) keep(lifeline io.Closer, ephemeral bool) error {
 	if !ephemeral {
-		return lifeline.Close()
+		lifeline.Close() // the supervisor may have ended by now, which closes this too
+		return nil
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()

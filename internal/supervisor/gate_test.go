@@ -46,7 +46,7 @@ func TestIdleFiresOnlyWhenNobodyIsThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newIdle(time.Minute)
 		defer i.stop()
-		end := i.begin()
+		end, _ := i.begin()
 		time.Sleep(time.Hour)
 		select {
 		case <-i.fired:
@@ -76,12 +76,20 @@ func TestIdleForgetsWhatFiredBeforeTheLastUse(t *testing.T) {
 		defer i.stop()
 		time.Sleep(time.Minute)
 		synctest.Wait() // it has fired, and nobody has looked yet
-		i.begin()()     // somebody comes and goes
+		end, _ := i.begin()
+		end() // somebody has come and gone
 		if <-i.fired; i.quiet() {
 			t.Fatal("quiet right after a use")
 		}
 		if <-i.fired; !i.quiet() {
 			t.Fatal("not quiet a minute later")
+		}
+		if _, ok := i.begin(); ok {
+			t.Fatal("somebody came after it was found quiet")
+		}
+		i.allow()
+		if _, ok := i.begin(); !ok {
+			t.Fatal("nobody may come any more")
 		}
 	})
 }

@@ -25,6 +25,10 @@ import (
 // below the usual limit of 1024 open files.
 const maxSteps = 300
 
+// maxRewinds is how many steps beyond maxSteps rewinds may record: a full history
+// must not keep a sandbox from going back.
+const maxRewinds = 200
+
 // stepFiles are the manifests of the history, in the order of their steps.
 func (s *Supervisor) stepFiles() []string {
 	list, _ := filepath.Glob(filepath.Join(s.dir.History(), "*.json"))
@@ -44,21 +48,22 @@ func (s *Supervisor) nextStep() int {
 
 // checkpoint serves RouteCheckpoint.
 func (s *Supervisor) checkpoint(ctx context.Context, o api.Checkpoint) (step api.Step, err error) {
+	s.steps.Lock()
+	defer s.steps.Unlock()
 	err = s.ifUp(func() error {
-		step, err = s.recordStep(ctx, o)
+		step, err = s.recordStep(ctx, o, maxSteps)
 		return err
 	})
 	return step, err
 }
 
-// recordStep records the sandbox as it is as the next step.
-func (s *Supervisor) recordStep(ctx context.Context, o api.Checkpoint) (api.Step, error) {
-	s.steps.Lock()
-	defer s.steps.Unlock()
+// recordStep records the sandbox as it is as the next step, if there are fewer than
+// most. The caller holds steps.
+func (s *Supervisor) recordStep(ctx context.Context, o api.Checkpoint, most int) (api.Step, error) {
 	n := s.nextStep()
-	if n >= maxSteps {
+	if n >= most {
 		return api.Step{}, api.Errorf(api.Exhausted, "record a step of sandbox %q: its history has %d, which is the most",
-			s.record().Spec.Name, maxSteps).WithRecovery("Go on in a fork of it, whose history begins anew.")
+			s.record().Spec.Name, n).WithRecovery("Go on in a fork of it, whose history begins anew.")
 	}
 	if err := os.MkdirAll(s.dir.History(), 0o700); err != nil {
 		return api.Step{}, err
@@ -133,6 +138,9 @@ func (s *Supervisor) openStep(n int) (*point.Point, error) {
 
 // rewindTo serves RouteRewind.
 func (s *Supervisor) rewindTo(ctx context.Context, r control.Rewind) (api.Sandbox, error) {
+	// To its end: it sweeps parts that no step names, and one may be being recorded.
+	s.steps.Lock()
+	defer s.steps.Unlock()
 	err := s.ifUp(func() error {
 		p, err := s.openStep(r.Step)
 		if err != nil {
@@ -142,10 +150,14 @@ func (s *Supervisor) rewindTo(ctx context.Context, r control.Rewind) (api.Sandbo
 			return api.Errorf(api.ClassOf(err), "rewind to step %d: %w", r.Step, err)
 		}
 		// So that what is left can be come back to.
-		if _, err := s.recordStep(ctx, api.Checkpoint{Label: "before rewind to step " + strconv.Itoa(r.Step)}); err != nil {
+		if _, err := s.recordStep(ctx, api.Checkpoint{Label: "before rewind to step " + strconv.Itoa(r.Step)}, maxSteps+maxRewinds); err != nil {
 			return err
 		}
-		return s.swap(ctx, func(ctx context.Context) error { return s.becomes(ctx, p, r.Step) })
+		layer := point.NewPart(partLayer)
+		if err := s.parts.Provider.Overlay(s.part(layer), s.record().Spec.DiskMiB); err != nil {
+			return err
+		}
+		return s.swap(ctx, func(ctx context.Context) error { return s.becomes(ctx, p, r.Step, layer) })
 	})
 	return s.described(err)
 }
@@ -164,16 +176,13 @@ func (s *Supervisor) swap(ctx context.Context, f func(context.Context) error) er
 	return <-done
 }
 
-// becomes makes the sandbox what it was at a step. After an error it has no VM.
-func (s *Supervisor) becomes(ctx context.Context, p *point.Point, step int) error {
+// becomes makes the sandbox what it was at a step, with a new layer for its disk.
+// After an error it has no VM.
+func (s *Supervisor) becomes(ctx context.Context, p *point.Point, step int, layer string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bootTime) // a client that goes must not leave half of it
 	defer cancel()
 	s.still.Lock()
 	defer s.still.Unlock()
-	layer := point.NewPart(partLayer)
-	if err := s.parts.Provider.Overlay(s.part(layer), s.record().Spec.DiskMiB); err != nil {
-		return err
-	}
 	s.session().Close()
 	s.vm.Kill()
 	err := s.change(func(r *control.Record) error {
@@ -197,8 +206,9 @@ func (s *Supervisor) becomes(ctx context.Context, p *point.Point, step int) erro
 // client learns of it: the client's next command is then not in it.
 type eachCommand struct {
 	guest.Stream
-	s     *Supervisor
-	label string
+	s       *Supervisor
+	session *guest.Session // in which the command ran
+	label   string
 }
 
 func (e eachCommand) Recv() (guest.Message, error) {
@@ -213,6 +223,9 @@ func (e eachCommand) Recv() (guest.Message, error) {
 	}
 	ctx, cancel := context.WithTimeout(e.s.server.closing, checkpointTime)
 	defer cancel()
+	if e.s.session() != e.session {
+		return m, nil // it has been rewound since: this command is not in what it is now
+	}
 	if _, err := e.s.checkpoint(ctx, o); err != nil && !errors.Is(err, context.Canceled) {
 		slog.Warn("record a step", "label", e.label, "err", err)
 	}

@@ -12,6 +12,7 @@ type idle struct {
 	fired chan struct{} // one value when the time is over
 	mu    sync.Mutex
 	users int
+	shut  bool      // no user may come
 	since time.Time // when the last user went
 	timer *time.Timer
 }
@@ -32,10 +33,13 @@ func (i *idle) reset(after time.Duration) {
 	}
 }
 
-// begin marks a use; the function it returns ends it.
-func (i *idle) begin() (end func()) {
+// begin marks a use, if users may come; the function it returns ends it.
+func (i *idle) begin() (end func(), ok bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if i.shut {
+		return nil, false
+	}
 	i.users++
 	if i.timer != nil {
 		i.timer.Stop()
@@ -47,15 +51,34 @@ func (i *idle) begin() (end func()) {
 		if i.users == 0 {
 			i.arm()
 		}
-	})
+	}), true
 }
 
-// quiet reports whether nobody uses the sandbox, for whoever received from
-// fired: a user may have come at the same moment, or come and gone since.
+// bar keeps users from coming until allow.
+func (i *idle) bar() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.shut = true
+}
+
+// allow lets users come again, and begins the time anew.
+func (i *idle) allow() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.shut = false
+	if i.users == 0 {
+		i.arm()
+	}
+}
+
+// quiet reports whether nobody uses the sandbox, for whoever received from fired: a
+// user may have come at the same moment, or come and gone since. If so nobody may
+// come until allow.
 func (i *idle) quiet() bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.users == 0 && time.Since(i.since) >= i.after
+	i.shut = i.users == 0 && time.Since(i.since) >= i.after
+	return i.shut
 }
 
 func (i *idle) arm() {

@@ -151,6 +151,9 @@ func (s *Supervisor) stop(ctx context.Context, o api.Stop) (api.Sandbox, error) 
 	e := end{state: api.StateStopped, reason: "stopped by its user", grace: api.DefaultGrace}
 	switch {
 	case o.Hibernate:
+		if err := s.ifUp(func() error { return nil }); err != nil {
+			return api.Sandbox{}, err
+		}
 		if s.record().Spec.Ephemeral {
 			return api.Sandbox{}, api.Errorf(api.Invalid, "hibernate sandbox %q: it is ephemeral and ends with its client", s.record().Spec.Name)
 		}

@@ -19,6 +19,10 @@ import (
 // openTime bounds the first message of a stream, which clients send at once.
 const openTime = 10 * time.Second
 
+// errAsleep refuses a stream before anything of it has reached the guest, so that it
+// can be asked for again.
+var errAsleep = api.Errorf(api.Unavailable, "the sandbox is about to hibernate").WithCode(control.CodeAsleep)
+
 // stream turns a connection into a guest stream and passes its messages on
 // until either side ends.
 func (s *Supervisor) stream(w http.ResponseWriter, r *http.Request) {
@@ -26,6 +30,12 @@ func (s *Supervisor) stream(w http.ResponseWriter, r *http.Request) {
 		answer(w, nil, api.Errorf(api.Invalid, "open stream: ask for an upgrade to %s", control.StreamProtocol))
 		return
 	}
+	end, ok := s.idle.begin()
+	if !ok {
+		answer(w, nil, errAsleep)
+		return
+	}
+	defer end()
 	s.server.streams.Add(1) // before Hijack: until then Shutdown waits for it
 	defer s.server.streams.Done()
 	conn, buf, err := http.NewResponseController(w).Hijack()
@@ -33,7 +43,6 @@ func (s *Supervisor) stream(w http.ResponseWriter, r *http.Request) {
 		answer(w, nil, err)
 		return
 	}
-	defer s.idle.begin()()
 	defer conn.Close()
 	// hangUp must not wait for a client that does not end.
 	defer context.AfterFunc(s.server.closing, func() { conn.Close() })()
@@ -85,11 +94,12 @@ func (s *Supervisor) exec(ctx context.Context, req wire.Raw) (guest.Stream, erro
 	if err != nil {
 		return nil, err
 	}
-	st, err := s.session().Open(ctx, guest.OpExec, e)
+	session := s.session()
+	st, err := session.Open(ctx, guest.OpExec, e)
 	if err != nil || s.record().Spec.Checkpoint != api.CheckpointEachCommand || e.Detach {
 		return st, err
 	}
-	return eachCommand{Stream: st, s: s, label: strings.Join(e.Argv, " ")}, nil
+	return eachCommand{Stream: st, s: s, session: session, label: strings.Join(e.Argv, " ")}, nil
 }
 
 // completeExec fills what a command leaves open from the sandbox and its image.

@@ -51,7 +51,7 @@ type Supervisor struct {
 	topSize int64        // of the top layer of the disk while it is empty
 
 	still   sync.Mutex // held while the VM stands still or is changed
-	steps   sync.Mutex // held while a step is recorded
+	steps   sync.Mutex // held while a step is recorded or come back to
 	renames sync.Mutex // held while the sandbox's name changes
 
 	mu  sync.Mutex // guards what follows
@@ -156,7 +156,6 @@ func (s *Supervisor) idleOver() *end {
 	if err := s.hibernate(); err != nil {
 		// Its memory is worth more than what it costs: try again later.
 		slog.Warn("hibernate at idle timeout", "err", err)
-		s.idle.begin()()
 		return nil
 	}
 	return &end{state: api.StateHibernated, reason: "idle timeout", grace: -1}
@@ -342,12 +341,8 @@ func (s *Supervisor) unpause(ctx context.Context) error {
 	}
 	quick, cancel := context.WithTimeout(ctx, freezeTime)
 	defer cancel()
-	c := guest.Client{Opener: s.session()}
 	// Its clock stood still too.
-	if err := c.Setup(quick, guest.Setup{TimeNS: time.Now().UnixNano()}); err != nil {
-		slog.Warn("set the guest's clock", "err", err)
-	}
-	if err := c.Thaw(quick); err != nil {
+	if err := (guest.Client{Opener: s.session()}).Thaw(quick, time.Now()); err != nil {
 		slog.Warn("thaw the guest's processes", "err", err)
 	}
 	return nil

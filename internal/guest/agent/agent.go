@@ -170,7 +170,7 @@ func (a *Agent) operation(op guest.Op) func(stream, []byte) error {
 	case guest.OpQuiesce:
 		return a.quiesce
 	case guest.OpThaw:
-		return query(a.thaw)
+		return command(a.thaw)
 	case guest.OpExec:
 		return a.exec
 	case guest.OpProcs:

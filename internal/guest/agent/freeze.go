@@ -204,9 +204,10 @@ func (a *Agent) quiesce(s stream, req []byte) error {
 }
 
 // thaw serves OpThaw.
-func (a *Agent) thaw() (guest.Empty, error) {
+func (a *Agent) thaw(t guest.Thaw) error {
+	err := setClock(t.TimeNS)
 	a.freezer.thaw()
-	return guest.Empty{}, nil
+	return err
 }
 
 // sync writes the file system of the writable layer to its disk.

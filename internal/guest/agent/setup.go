@@ -97,13 +97,22 @@ func (r *renewal) check() error {
 	return nil
 }
 
+// setClock sets the clock of the day; zero leaves it.
+func setClock(ns int64) error {
+	if ns <= 0 {
+		return nil
+	}
+	ts := unix.NsecToTimespec(ns)
+	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
+		return api.Errorf(api.Internal, "set the guest's clock: %w", err)
+	}
+	return nil
+}
+
 // clockAndRandom is what no guest may run on without.
 func (r *renewal) clockAndRandom() error {
-	if r.s.TimeNS > 0 {
-		ts := unix.NsecToTimespec(r.s.TimeNS)
-		if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
-			return api.Errorf(api.Internal, "set the guest's clock: %w", err)
-		}
+	if err := setClock(r.s.TimeNS); err != nil {
+		return err
 	}
 	if len(r.s.Seed) > 0 {
 		if err := r.a.stir(r.s.Seed); err != nil {

@@ -42,7 +42,7 @@ func TestVMResume(t *testing.T) {
 	} {
 		if !t.Run(part.name, part.test) {
 			t.Logf("console:\n%s", m.LastWords())
-			v.c.Thaw(ctxOf(t))
+			v.c.Thaw(ctxOf(t), time.Now())
 		}
 	}
 }
@@ -121,7 +121,7 @@ func (v *vm) testFreeze(t *testing.T) {
 	default:
 	}
 	began = time.Now()
-	if err := v.c.Thaw(ctxOf(t)); err != nil {
+	if err := v.c.Thaw(ctxOf(t), time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("thawed after %v", time.Since(began).Round(time.Microsecond))

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/image/disk"
@@ -21,6 +22,10 @@ func TestMain(m *testing.M) {
 
 func TestVM(t *testing.T) {
 	kernel, initrd := guest(t)
+	var bootTime time.Duration
+	if os.Getenv(envAccel) != "" {
+		bootTime = 4 * time.Minute // KVM itself is emulated; a boot takes half a minute on a busy host
+	}
 	vmmtest.Run(t, vmmtest.Harness{
 		Driver: &Driver{},
 		Config: func(t *testing.T) vmm.Config { return config(t, kernel, initrd) },
@@ -35,6 +40,7 @@ func TestVM(t *testing.T) {
 			}
 			return "kernel"
 		},
+		BootTime: bootTime,
 		Overlay: func(t *testing.T, path string, size int64) {
 			if err := disk.Overlay(path, size); err != nil {
 				t.Fatal(err)

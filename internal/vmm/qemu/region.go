@@ -21,7 +21,7 @@ func findRegion(pid int, path string) (vmm.Region, error) {
 	if err != nil {
 		return vmm.Region{}, err
 	}
-	r, err := parseMaps(string(maps), st.Dev, st.Ino)
+	r, err := parseMaps(string(maps), path, st.Dev, st.Ino)
 	r.PID = pid
 	if err == nil && r.Size != st.Size {
 		err = fmt.Errorf("%d bytes of guest memory are mapped, not %d", r.Size, st.Size)
@@ -30,8 +30,10 @@ func findRegion(pid int, path string) (vmm.Region, error) {
 }
 
 // parseMaps finds the mappings of a file in the text of /proc/PID/maps. There may
-// be several, next to each other: the kernel splits them as it likes.
-func parseMaps(maps string, dev, ino uint64) (vmm.Region, error) {
+// be several, next to each other: the kernel splits them as it likes. Some file
+// systems, such as btrfs, tell another device there than stat(2) does: then the
+// inode and the path have to do.
+func parseMaps(maps, path string, dev, ino uint64) (vmm.Region, error) {
 	var r vmm.Region
 	for line := range strings.Lines(maps) {
 		var start, end, offset, major, minor, inode uint64
@@ -39,7 +41,8 @@ func parseMaps(maps string, dev, ino uint64) (vmm.Region, error) {
 		if _, err := fmt.Sscanf(line, "%x-%x %s %x %x:%x %d", &start, &end, &perms, &offset, &major, &minor, &inode); err != nil {
 			return r, fmt.Errorf("line %q of its maps: %w", line, err)
 		}
-		if inode != ino || unix.Mkdev(uint32(major), uint32(minor)) != dev {
+		same := unix.Mkdev(uint32(major), uint32(minor)) == dev || strings.HasSuffix(strings.TrimSpace(line), " "+path)
+		if inode != ino || !same {
 			continue
 		}
 		if r.Size == 0 {

@@ -75,9 +75,10 @@ func TestParseMaps(t *testing.T) {
 		"begin missing":  {"1000-2000 rw-p 00001000 fe:01 42 /m\n", vmm.Region{}, true},
 		"twice":          {"1000-2000 rw-p 00000000 fe:01 42 /m\n2000-3000 rw-p 00000000 fe:01 42 /m\n", vmm.Region{}, true},
 		"another device": {"1000-2000 rw-p 00000000 fe:02 42 /m\n", vmm.Region{}, false},
+		"btrfs":          {"1000-2000 rw-p 00000000 00:2a 42 /mem\n", vmm.Region{Addr: 0x1000, Size: 0x1000}, false},
 		"no maps":        {"hello\n", vmm.Region{}, true},
 	} {
-		r, err := parseMaps(c.maps, dev, ino)
+		r, err := parseMaps(c.maps, "/mem", dev, ino)
 		if (err != nil) != c.bad || !c.bad && r != c.want {
 			t.Errorf("%s: %+v, %v", name, r, err)
 		}
