@@ -21,7 +21,7 @@ const mallocTunables = "GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.arena
 func command(binary string, args []string, files []*os.File, stderr io.Writer) *exec.Cmd {
 	cmd := exec.Command(binary, args...)
 	cmd.Env = []string{mallocTunables} // and nothing of ours, which may hold secrets
-	cmd.Dir = "/"        // so that QEMU keeps no directory busy
+	cmd.Dir = "/"                      // so that QEMU keeps no directory busy
 	cmd.Stdout = stderr
 	cmd.Stderr = stderr
 	cmd.ExtraFiles = files
