@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -215,23 +216,28 @@ func idlers(ctx context.Context, b *suite) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	before, t := busy(), time.Now()
 	var sizes []int64
+	var pids []int
 	for _, sb := range all {
-		n, err := pss(ctx, sb)
+		info, err := sb.Info(ctx)
 		if err != nil {
 			return err
 		}
-		sizes = append(sizes, n)
+		n, err := pss(info.SupervisorPID, info.VMMPID)
+		if err != nil {
+			return err
+		}
+		sizes, pids = append(sizes, n), append(pids, info.SupervisorPID, info.VMMPID)
 	}
 	reportMiB("PSS of supervisor and VMM of one of them", sizes, idleTarget)
 	fmt.Printf("  together: the host has %.1f GiB less available\n", float64(free-available())/(1<<30))
+	before, t := busy(pids), time.Now()
 	select {
 	case <-time.After(idleSettle):
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	fmt.Printf("  the host's processors are busy %.0f %%\n", 100*(busy()-before)/time.Since(t).Seconds())
+	fmt.Printf("  together: they use %.1f %% of a processor\n", 100*(busy(pids)-before).Seconds()/time.Since(t).Seconds())
 	t = time.Now()
 	for _, sb := range all {
 		if err := nothing(ctx, sb); err != nil {
@@ -268,14 +274,10 @@ func (b *suite) many(ctx context.Context, spec smolvm.Spec, all *[]*smolvm.Sandb
 	return errors.Join(errs...)
 }
 
-// pss is the memory of the sandbox's processes, what they share divided by how many
-// share it, in bytes.
-func pss(ctx context.Context, sb *smolvm.Sandbox) (sum int64, err error) {
-	info, err := sb.Info(ctx)
-	if err != nil {
-		return 0, err
-	}
-	for _, pid := range []int{info.SupervisorPID, info.VMMPID} {
+// pss is the memory of processes, what they share divided by how many share it, in
+// bytes.
+func pss(pids ...int) (sum int64, err error) {
+	for _, pid := range pids {
 		kib, err := number(fmt.Sprintf("/proc/%d/smaps_rollup", pid), "Pss:")
 		if err != nil {
 			return 0, err
@@ -291,12 +293,21 @@ func available() int64 {
 	return kib << 10
 }
 
-// busy is for how long the host's processors have worked, in seconds.
-func busy() float64 {
-	b, _ := os.ReadFile("/proc/stat")
-	var user, nice, system int64
-	fmt.Sscanf(string(b), "cpu %d %d %d", &user, &nice, &system)
-	return float64(user+nice+system) / 100
+// busy is for how long processors have worked for processes.
+func busy(pids []int) (sum time.Duration) {
+	for _, pid := range pids {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		_, rest, _ := strings.Cut(string(b), ") ")
+		f := strings.Fields(rest)
+		if len(f) < 13 {
+			continue // it has ended
+		}
+		for _, ticks := range f[11:13] { // of user and system
+			n, _ := strconv.Atoi(ticks)
+			sum += time.Duration(n) * time.Second / 100
+		}
+	}
+	return sum
 }
 
 // number reads the number after a name in a file of lines.
