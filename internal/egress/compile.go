@@ -22,17 +22,19 @@ const (
 
 // rule is a Rule ready to be matched.
 type rule struct {
-	id      string
-	action  Action
-	hosts   []host // no hosts: any destination, or CIDRs alone
-	cidrs   []netip.Prefix
-	ports   []portRange
-	tcp     bool
-	udp     bool
-	icmp    bool
-	methods []string
-	paths   []pathPattern
-	expires time.Time
+	id     string
+	action Action
+	hosts  []host // no hosts: any destination, or CIDRs alone
+	cidrs  []netip.Prefix
+	ports  []portRange
+	tcp    bool
+	udp    bool
+	icmp   bool
+	// implicit: the protocols were not said.
+	implicit bool
+	methods  []string
+	paths    []pathPattern
+	expires  time.Time
 }
 
 // host is a domain with the ports that come with its group.
@@ -41,8 +43,11 @@ type host struct {
 	ports []portRange
 }
 
-func (r *rule) opens() bool { return r.action != Deny }
-func (r *rule) http() bool  { return len(r.methods) > 0 || len(r.paths) > 0 }
+// A rule that opens must be sure, a rule that guards must not be escaped. One
+// that asks does both.
+func (r *rule) opens() bool  { return r.action != Deny }
+func (r *rule) guards() bool { return r.action != Allow }
+func (r *rule) http() bool   { return len(r.methods) > 0 || len(r.paths) > 0 }
 func (r *rule) live(at time.Time) bool {
 	return r.expires.IsZero() || at.Before(r.expires)
 }
@@ -288,8 +293,8 @@ func compileProtocols(r *Rule, c *rule) *fieldError {
 	}
 	named := len(r.Domains) > 0 || len(r.Groups) > 0
 	http := len(r.Methods) > 0 || len(r.Paths) > 0
-	c.tcp = true
-	c.udp = !http && (r.Action == Deny || !named)
+	c.tcp, c.implicit = true, true
+	c.udp = !http && (r.Action != Allow || !named)
 	c.icmp = c.udp && len(r.Ports) == 0
 	return nil
 }
@@ -331,8 +336,8 @@ func checkTogether(r *Rule, c *rule) *fieldError {
 		return bad("protocols", "%s are of HTTP over tcp: leave protocols out, or write [tcp]", field)
 	case c.icmp && len(r.Protocols) > 0 && len(c.ports) > 0:
 		return bad("ports", "icmp has no ports: write a rule of its own for it")
-	case c.opens() && c.udp && slices.ContainsFunc(c.ports, func(p portRange) bool { return p.contains(53) }) && len(c.hosts) > 0:
-		return bad("ports", "udp port 53 is answered by smolvm itself and never leaves: names resolve where a rule allows them")
+	case slices.Contains(c.ports, portRange{53, 53}):
+		return bad("ports", "port 53 is answered by smolvm itself, whatever the server: names resolve where a rule allows them")
 	}
 	return nil
 }

@@ -58,8 +58,8 @@ type Rule struct {
 	// group its own.
 	Ports []string `yaml:"ports,omitempty,flow" json:"ports,omitempty"`
 
-	// Protocols are tcp, udp, icmp. Empty: all where a rule denies or has no
-	// domains; otherwise tcp, the only one in which a name can be checked.
+	// Protocols are tcp, udp, icmp. Empty: all, but for a rule that allows domains
+	// tcp, the only one in which a name can be checked.
 	Protocols []string `yaml:"protocols,omitempty,flow" json:"protocols,omitempty"`
 
 	// Methods and Paths are of HTTP requests. Either needs Domains or Groups. A
