@@ -84,8 +84,8 @@ func compile(d Document) (*Policy, *fieldError) {
 	if bad := checkDocument(d); bad != nil {
 		return nil, bad
 	}
-	p := &Policy{doc: d, rules: make([]rule, len(d.Rules))}
-	p.doc.Rules = make([]Rule, len(d.Rules))
+	p := &Policy{doc: d}
+	p.doc.Rules = nil
 	ids, bad := giveIDs(d.Rules)
 	if bad != nil {
 		return nil, bad
@@ -102,7 +102,7 @@ func compile(d Document) (*Policy, *fieldError) {
 		if patterns += len(c.hosts); patterns > maxPatterns {
 			return nil, &fieldError{i, "domains", -1, fmt.Errorf("a policy has at most %d domains, those of groups included", maxPatterns)}
 		}
-		p.doc.Rules[i], p.rules[i] = r, c
+		p.doc.Rules, p.rules = append(p.doc.Rules, r), append(p.rules, c)
 	}
 	return p, nil
 }

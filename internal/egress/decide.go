@@ -111,7 +111,7 @@ func strictness(a Action) int {
 // greatest is told.
 func nearness(c Code) int {
 	for i, n := range []Code{
-		"", CodeBareAddress, CodeSpecialName, CodePort, CodeProtocol, CodeQUIC, CodeExpired, CodeAddress, CodeNotHTTP, CodePath, CodeMethod,
+		"", CodeBareAddress, CodeSpecialName, CodeProtocol, CodePort, CodeQUIC, CodeExpired, CodeAddress, CodeNotHTTP, CodePath, CodeMethod,
 		CodeAmbiguous, CodeNoSNI, CodeECH, CodeSNIMismatch, CodeHostMismatch, CodeDeniedAddress,
 	} {
 		if n == c {
@@ -127,8 +127,8 @@ func (s *search) decision() Decision {
 		s.final = s.byDefault()
 	}
 	final := *s.final
-	if s.maybe != nil && strictness(s.maybe.action) > strictness(final.action) {
-		final = *s.maybe
+	if m := s.maybe; m != nil && (strictness(m.action) > strictness(final.action) || m.code == CodeQUIC && final.code == CodeDefault) {
+		final = *m
 	}
 	open := final.action == Allow
 	differs := false

@@ -89,10 +89,10 @@ func (r *rule) matchName(f *facts) (verdict, Code) {
 // guardsName is matchName for rules that deny or ask: what may be the name
 // counts, as far as it must.
 func (r *rule) guardsName(f *facts) (verdict, Code) {
+	some, all, miss := r.ofPins(f)
 	if !r.portsFor(f.Port) {
-		return no, ""
+		return no, miss
 	}
-	some, all, _ := r.ofPins(f)
 	claimed, _ := r.covers(f.claim, f.Port)
 	known, _ := r.covers(f.name, f.Port)
 	switch {

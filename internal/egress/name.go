@@ -106,13 +106,17 @@ var specialNames = []string{
 // specialName returns the special name that a normal name is or lies below, or
 // the name itself where it has one label; empty for a public name.
 func specialName(name string) string {
+	if s := listedSpecial(name); s != "" || strings.Contains(name, ".") {
+		return s
+	}
+	return name
+}
+
+func listedSpecial(name string) string {
 	for _, s := range specialNames {
 		if belowName(name, s) {
 			return s
 		}
-	}
-	if !strings.Contains(name, ".") {
-		return name
 	}
 	return ""
 }
@@ -194,11 +198,10 @@ func looksLikePrefix(s string) bool {
 }
 
 func (p pattern) checkWidth(s string, opens bool) error {
-	special := specialName(p.name) != ""
 	if !strings.Contains(p.name, ".") && !p.suffix {
 		return fmt.Errorf("domain %q has no dot: write the whole name, as DNS knows it", s)
 	}
-	if !p.suffix || !opens || special {
+	if !p.suffix || !opens || listedSpecial(p.name) != "" {
 		return nil
 	}
 	if ps, icann := publicsuffix.PublicSuffix(p.name); ps == p.name && (icann || !strings.Contains(ps, ".")) {

@@ -2,6 +2,7 @@ package egress
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -35,19 +36,12 @@ func parse(text []byte, now time.Time) (*Policy, int, error) {
 	if len(text) > MaxBytes {
 		return nil, 0, fmt.Errorf("it has %d bytes: at most %d", len(text), MaxBytes)
 	}
-	var doc yaml.Node
-	d := yaml.NewDecoder(bytes.NewReader(text))
-	if err := d.Decode(&doc); errors.Is(err, io.EOF) {
-		return nil, 0, errors.New("it is empty; to deny everything write default: deny")
-	} else if err != nil {
-		return nil, 0, errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
-	}
-	var more yaml.Node
-	if err := d.Decode(&more); !errors.Is(err, io.EOF) {
-		return nil, 0, errors.New("one document is wanted, and there is more")
+	root, line, err := nodes(text)
+	if err != nil {
+		return nil, line, err
 	}
 	r := reader{now: now, lines: map[string]int{}}
-	document := r.document(doc.Content[0])
+	document := r.document(root)
 	if r.err != nil {
 		return nil, r.line, r.err
 	}
@@ -56,6 +50,25 @@ func parse(text []byte, now time.Time) (*Policy, int, error) {
 		return nil, r.lineOf(bad), bad
 	}
 	return p, 0, nil
+}
+
+// nodes reads text as what it is: JSON, if it begins as JSON does and is valid,
+// otherwise YAML, which is the same but for escapes in strings.
+func nodes(text []byte) (*yaml.Node, int, error) {
+	if json.Valid(text) {
+		return jsonNodes(text)
+	}
+	var doc, more yaml.Node
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	if err := d.Decode(&doc); errors.Is(err, io.EOF) {
+		return nil, 0, errors.New("it is empty; to deny everything write default: deny")
+	} else if err != nil {
+		return nil, 0, errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	if err := d.Decode(&more); !errors.Is(err, io.EOF) {
+		return nil, 0, errors.New("one document is wanted, and there is more")
+	}
+	return doc.Content[0], 0, nil
 }
 
 // reader takes a document out of YAML nodes. It keeps the first error and the

@@ -84,9 +84,9 @@ type Policy struct {
 func (p *Policy) Document() Document {
 	d := p.doc
 	d.Version, d.Default = 1, p.defaultAction()
-	d.Rules = make([]Rule, len(p.doc.Rules))
-	for i, r := range p.doc.Rules {
-		d.Rules[i] = r.clone()
+	d.Rules = nil
+	for _, r := range p.doc.Rules {
+		d.Rules = append(d.Rules, r.clone())
 	}
 	return d
 }
