@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -96,7 +97,8 @@ func (s *search) see(i int, v verdict, code Code) bool {
 			s.maybe = &c
 		}
 	case no:
-		if r.opens() && nearness(code) > nearness(s.nearCode) {
+		// A rule that does not name the address is not near, whatever else it says.
+		if r.opens() && r.namesAll(s.facts) && nearness(code) > nearness(s.nearCode) {
 			s.near, s.nearCode = i, code
 		}
 	}
@@ -112,7 +114,7 @@ func strictness(a Action) int {
 func nearness(c Code) int {
 	for i, n := range []Code{
 		"", CodeBareAddress, CodeSpecialName, CodeProtocol, CodePort, CodeQUIC, CodeExpired, CodeAddress, CodeNotHTTP, CodePath, CodeMethod,
-		CodeAmbiguous, CodeNoSNI, CodeECH, CodeSNIMismatch, CodeHostMismatch, CodeDeniedAddress,
+		CodeAmbiguous, CodeNoSNI, CodeECH, CodeSNIMismatch, CodeHostMismatch,
 	} {
 		if n == c {
 			return i
@@ -159,7 +161,7 @@ func (s *search) byDefault() *candidate {
 	c := &candidate{-1, s.policy.defaultAction(), CodeDefault}
 	switch {
 	case len(s.facts.hits) > 0:
-		c.action, c.code = Deny, CodeDeniedAddress
+		c.action, c.code = Deny, cmp.Or(s.nearCode, CodeDeniedAddress)
 	case c.action != Deny && s.facts.special() != "":
 		c.action, c.code = Deny, CodeSpecialName
 	case c.action == Deny && s.near >= 0:

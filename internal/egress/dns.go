@@ -74,7 +74,7 @@ func (r *rule) resolves(name string, q Request) Action {
 	}
 	for i := range r.hosts {
 		h := &r.hosts[i]
-		if r.opens() && h.match(name) || !r.opens() && h.matchWide(name) && len(h.ports) == 0 {
+		if r.opens() && h.match(name) || !r.opens() && (h.any() || h.match(name)) && len(h.ports) == 0 {
 			return r.action
 		}
 	}

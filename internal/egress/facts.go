@@ -168,18 +168,12 @@ func hostOnly(s string) string {
 	return s
 }
 
-// special returns a name of the flow that is not a public one; empty: there is none.
+// special returns a name of the flow if none of its names is public; empty
+// otherwise. It does not ask which of them counts: the address is public, and
+// what matters is that such names do not resolve unless a rule names them.
 func (f *facts) special() string {
-	if n := f.name; n != "" {
-		if specialName(n) != "" {
-			return n
-		}
+	if len(f.pins) == 0 || slices.ContainsFunc(f.pins, func(n string) bool { return specialName(n) == "" }) {
 		return ""
 	}
-	for _, n := range f.pins {
-		if specialName(n) != "" {
-			return n
-		}
-	}
-	return ""
+	return f.pins[0]
 }

@@ -139,14 +139,13 @@ func (r *rule) ofPins(f *facts) (some, all bool, miss Code) {
 
 // covers reports whether one of the rule's domains is a name, on a port.
 func (r *rule) covers(name string, port uint16) (bool, Code) {
+	if name == "" {
+		return false, ""
+	}
 	miss := Code("")
 	for i := range r.hosts {
 		h := &r.hosts[i]
-		ok := h.match(name)
-		if !r.opens() {
-			ok = name != "" && h.matchWide(name)
-		}
-		if !ok {
+		if !h.match(name) && (r.opens() || !h.any()) {
 			continue
 		}
 		if len(r.ports) > 0 || inPorts(h.ports, port) {
@@ -154,7 +153,7 @@ func (r *rule) covers(name string, port uint16) (bool, Code) {
 		}
 		miss = CodePort
 	}
-	if miss == "" && r.anyName() && name != "" && specialName(name) != "" {
+	if miss == "" && r.anyName() && specialName(name) != "" {
 		miss = CodeSpecialName
 	}
 	return false, miss
@@ -178,24 +177,25 @@ func (r *rule) matchAddr(f *facts) (bool, Code) {
 		}
 		return false, CodeAddress
 	}
-	if !r.opens() {
-		return true, ""
-	}
-	for _, h := range f.hits {
-		if !slices.ContainsFunc(r.cidrs, func(p netip.Prefix) bool { return p.Contains(h.form) && names(p, h.Range) }) {
-			return false, CodeDeniedAddress
-		}
+	if r.opens() && !r.namesAll(f) {
+		return false, CodeDeniedAddress
 	}
 	return true, ""
 }
 
-// covered reports whether a prefix holds the address: to deny, in any spelling;
-// to open, as it is or by the translator that stands for IPv4.
+func (r *rule) namesAll(f *facts) bool {
+	return !slices.ContainsFunc(f.hits, func(h hit) bool {
+		return !slices.ContainsFunc(r.cidrs, func(p netip.Prefix) bool { return p.Contains(h.form) && names(p, h.Range) })
+	})
+}
+
+// covered reports whether a prefix holds the address: to guard, in any spelling;
+// to allow, as it is or by the translator that stands for IPv4.
 func (r *rule) covered(p netip.Prefix, f *facts) bool {
 	if p.Contains(f.forms[0]) {
 		return true
 	}
-	return (!r.opens() || wellKnownNAT64.Contains(f.forms[0])) && slices.ContainsFunc(f.forms, p.Contains)
+	return (r.guards() || wellKnownNAT64.Contains(f.forms[0])) && slices.ContainsFunc(f.forms, p.Contains)
 }
 
 // matchHTTP compares methods and paths.
@@ -203,6 +203,8 @@ func (r *rule) matchHTTP(f *facts) (verdict, Code) {
 	switch {
 	case !r.http():
 		return yes, ""
+	case f.HTTP != nil && f.name == "" && !r.guards():
+		return no, f.hidden // "GET from any name" is about the name that is asked
 	case f.HTTP != nil:
 		if len(r.methods) > 0 && !slices.Contains(r.methods, f.HTTP.Method) {
 			return no, CodeMethod

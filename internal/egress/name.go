@@ -146,9 +146,6 @@ func (p pattern) match(name string) bool {
 	return name == p.name
 }
 
-// matchWide is match for denying: no name is special.
-func (p pattern) matchWide(name string) bool { return p.any() || p.match(name) }
-
 func (p pattern) String() string {
 	switch {
 	case p.any():
