@@ -97,7 +97,7 @@ func translate(entry string, methods []string) (Rule, string, error) {
 	if r.Methods = methods; path != "" && path != "/" {
 		r.Paths = []string{path}
 	}
-	return r, said(r, host), nil
+	return r, said(r), nil
 }
 
 // portsOf says on which ports a URL opens a host. The scheme does not choose
@@ -139,15 +139,15 @@ func isCIDR(s string) bool {
 	return err == nil
 }
 
-func said(r Rule, host string) string {
+func said(r Rule) string {
 	var b strings.Builder
 	switch {
 	case len(r.CIDRs) > 0:
 		fmt.Fprintf(&b, "The address %s is open", r.CIDRs[0])
-	case host == "*":
+	case r.Domains[0] == "*":
 		b.WriteString("Every public name is open, but no bare address,")
 	default:
-		fmt.Fprintf(&b, "%s is open", host)
+		fmt.Fprintf(&b, "%s is open", r.Domains[0])
 	}
 	if len(r.Ports) > 0 {
 		fmt.Fprintf(&b, " on port %s", strings.Join(r.Ports, " and "))

@@ -9,6 +9,10 @@ import (
 const (
 	maxPattern = 1 << 10 // a path of a rule
 	maxPath    = 8 << 10 // a path that is compared with one
+
+	// maxReadings is more than honest paths have. What has more is made to
+	// confuse, and costs time.
+	maxReadings = 8
 )
 
 // pathPattern is a path of a rule. Without a star it means that path and all
@@ -100,7 +104,7 @@ func doubleStar(pattern string, i int) bool { return strings.HasPrefix(pattern[i
 // readings returns the paths that servers may make of one on the wire, without
 // its query: escapes decoded once or twice, backslashes as slashes, empty parts
 // merged, dot parts resolved, parameters cut off. One reading means that all
-// agree. Nil means that none is sane.
+// agree. Nil means that none is sane, or that there are too many.
 func readings(wire string) []string {
 	wire, _, _ = strings.Cut(wire, "?")
 	wire, _, _ = strings.Cut(wire, "#")
@@ -122,6 +126,9 @@ func readings(wire string) []string {
 		for _, s := range slices.Clone(list) {
 			add(view(s))
 		}
+	}
+	if len(list) > maxReadings {
+		return nil
 	}
 	return list
 }
