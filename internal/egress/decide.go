@@ -87,6 +87,7 @@ func (s *search) see(i int, v verdict, code Code) bool {
 	case yes:
 		s.final = &c
 	case later:
+		c.code = code
 		s.later = append(s.later, c)
 	case maybe:
 		c.code = code
@@ -113,7 +114,7 @@ func strictness(a Action) int {
 // greatest is told.
 func nearness(c Code) int {
 	for i, n := range []Code{
-		"", CodeBareAddress, CodeSpecialName, CodeProtocol, CodePort, CodeQUIC, CodeExpired, CodeAddress, CodeNotHTTP, CodePath, CodeMethod,
+		"", CodeBareAddress, CodeSpecialName, CodeProtocol, CodePort, CodeQUIC, CodeExpired, CodeAddress, CodeNotHTTP, CodeMethod, CodePath,
 		CodeAmbiguous, CodeNoSNI, CodeECH, CodeSNIMismatch, CodeHostMismatch,
 	} {
 		if n == c {
@@ -135,6 +136,10 @@ func (s *search) decision() Decision {
 	open := final.action == Allow
 	differs := false
 	for _, c := range s.later {
+		// A flow that will be denied anyway is not asked about for a foreign name.
+		if c.code == CodeSNIMismatch && final.action == Deny {
+			continue
+		}
 		differs = differs || c.action != final.action
 		open = open || c.action == Allow
 	}

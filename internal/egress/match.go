@@ -106,6 +106,8 @@ func (r *rule) guardsName(f *facts) (verdict, Code) {
 		return yes, ""
 	case f.open && r.action == Ask && some && !r.http():
 		return yes, "" // the answer allows a name, which is then checked like any other
+	case f.open && r.action == Ask && !some:
+		return later, CodeSNIMismatch // never yes: the name will be none of the pins
 	case f.open:
 		return later, ""
 	case f.hidden == "" && all:
