@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // maker makes random policies and requests out of few values, so that they meet.
@@ -75,6 +76,7 @@ func (m maker) next(r Request) Request {
 		name = m.one(r.Names)
 	}
 	switch {
+	case r.Protocol != TCP:
 	case r.App == "":
 		r.App = []App{AppTLS, AppHTTP, AppOther}[m.IntN(3)]
 		if r.App == AppTLS {
@@ -124,7 +126,7 @@ func TestEarlyDecisionsHold(t *testing.T) {
 			d = later
 		}
 	}
-	if count[Allow] < rounds/50 || count[Deny] < rounds/50 || count[More] < rounds/50 {
+	if count[Allow] < rounds/100 || count[Deny] < rounds/100 || count[More] < rounds/100 {
 		t.Errorf("too few of a kind: %v", count)
 	}
 }
@@ -371,4 +373,87 @@ func FuzzDecide(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestYesIsEnough wants that a flow that was asked about gets out after the answer.
+func TestYesIsEnough(t *testing.T) {
+	m := newMaker(5)
+	asked := 0
+	for range rounds {
+		p, r := m.policy(), m.flow()
+		for range m.IntN(3) {
+			r = m.next(r)
+		}
+		if Decide(p, corpusHost, r).Action != Ask {
+			continue
+		}
+		asked++
+		yes, ok := RuleFor(p, corpusHost, r)
+		q, err := p.Insert(0, yes)
+		if !ok || err != nil {
+			t.Fatalf("%+v %v: %v", r, r.HTTP, err)
+		}
+		d := Decide(q, corpusHost, r)
+		if d.Action == Allow || d.Action == More && (r.App == "" || r.App == AppHTTP && r.HTTP == nil) {
+			continue
+		}
+		t.Fatalf("yes, and then %+v\n%+v %+v %+v\n%s", d, r, r.TLS, r.HTTP, q.YAML())
+	}
+	if asked < 300 {
+		t.Errorf("only %d flows were asked about", asked)
+	}
+}
+
+func TestRuleForQuestion(t *testing.T) {
+	p, err := Parse([]byte("default: ask"), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := Request{At: now, Protocol: DNS, Question: "New.example.com.", Type: "A"}
+	yes, ok := RuleFor(p, nil, q)
+	if p, err = p.Insert(0, yes); !ok || err != nil {
+		t.Fatal(err)
+	}
+	if d := Decide(p, nil, q); short(d) != "allow r1 rule" {
+		t.Error(d.Why)
+	}
+	if _, ok := RuleFor(p, nil, Request{Protocol: "sctp"}); ok {
+		t.Error("a rule for nonsense")
+	}
+}
+
+func TestDecideAddress(t *testing.T) {
+	p, err := Parse([]byte(`rules:
+  - {id: git, action: allow, domains: [git.corp.example.com], cidrs: [10.1.0.0/16], ttl: 1h}
+  - {id: lan, action: ask, cidrs: [192.168.0.0/16]}
+  - {id: no, action: deny, cidrs: [172.16.0.0/12]}
+`), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ name, addr, want string }{
+		{"git.corp.example.com", "93.184.216.34", "allow - default"},
+		{"git.corp.example.com", "10.1.2.3", "allow git rule"},
+		{"git.corp.example.com", "::ffff:10.1.2.3", "allow git rule"},
+		{"git.corp.example.com", "10.2.2.3", "deny - name_to_denied"},
+		{"evil.example.com", "10.1.2.3", "deny - name_to_denied"},
+		{"evil.example.com", "64:ff9b::a01:203", "deny - name_to_denied"},
+		{"any.example.com", "192.168.2.2", "allow lan rule"},
+		{"any.example.com", "192.168.1.5", "deny - name_to_denied"},
+		{"any.example.com", "172.16.0.1", "deny - name_to_denied"},
+		{"any.example.com", "169.254.169.254", "deny - name_to_denied"},
+		{"1.2.3.4", "93.184.216.34", "deny - bad_name"},
+	} {
+		d := DecideAddress(p, corpusHost, c.name, netip.MustParseAddr(c.addr), now)
+		if got := short(d); got != c.want {
+			t.Errorf("%s at %s: %s (%s)", c.name, c.addr, got, d.Why)
+		}
+		checkDecision(t, c.name, p, d)
+	}
+	if d := DecideAddress(p, nil, "git.corp.example.com", netip.MustParseAddr("10.1.2.3"), now.Add(time.Hour)); d.Action != Deny {
+		t.Error("an expired rule names addresses")
+	}
+	if d := DecideAddress(p, nil, "git.corp.example.com", netip.Addr{}, now); d.Action != Deny {
+		t.Error("no address is an address")
+	}
 }
