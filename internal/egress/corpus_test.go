@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 )
 
 // now is when everything in these tests happens.
@@ -124,7 +125,7 @@ func checkCases(t *testing.T, p *Policy, h *Host, lines string) int {
 func checkDecision(t *testing.T, line string, p *Policy, d Decision) {
 	t.Helper()
 	switch {
-	case d.Why == "" || !strings.HasSuffix(d.Why, ".") || strings.HasSuffix(d.Why, "..") || strings.Contains(d.Why, "%!"):
+	case d.Why == "" || !strings.HasSuffix(d.Why, ".") || strings.ContainsFunc(d.Why, unicode.IsControl) || strings.Contains(d.Why, "%!"):
 		t.Errorf("%s: reason %q", line, d.Why)
 	case d.Code == "" || (d.Action == More) != (d.Need != "") || (d.Action == More) != (d.Code == CodeMore):
 		t.Errorf("%s: %+v", line, d)

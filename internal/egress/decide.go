@@ -3,6 +3,7 @@ package egress
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -99,7 +100,7 @@ func (s *search) see(i int, v verdict, code Code) bool {
 		}
 	case no:
 		// A rule that does not name the address is not near, whatever else it says.
-		if r.opens() && r.namesAll(s.facts) && nearness(code) > nearness(s.nearCode) {
+		if code != "" && r.opens() && nearness(code) > nearness(s.nearCode) && r.namesAll(s.facts) {
 			s.near, s.nearCode = i, code
 		}
 	}
@@ -110,19 +111,14 @@ func strictness(a Action) int {
 	return strings.Index("allow ask deny", string(a))
 }
 
-// nearness orders the reasons for which an opening rule was not met: the
-// greatest is told.
-func nearness(c Code) int {
-	for i, n := range []Code{
-		"", CodeBareAddress, CodeSpecialName, CodeProtocol, CodePort, CodeQUIC, CodeExpired, CodeAddress, CodeNotHTTP, CodeMethod, CodePath,
-		CodeAmbiguous, CodeNoSNI, CodeECH, CodeSNIMismatch, CodeHostMismatch,
-	} {
-		if n == c {
-			return i
-		}
-	}
-	return -1
+// nearest orders the reasons for which an opening rule was not met: the last
+// that came up is told.
+var nearest = [...]Code{
+	CodeBareAddress, CodeSpecialName, CodeProtocol, CodePort, CodeQUIC, CodeExpired, CodeAddress, CodeNotHTTP, CodeMethod, CodePath,
+	CodeAmbiguous, CodeNoSNI, CodeECH, CodeSNIMismatch, CodeHostMismatch,
 }
+
+func nearness(c Code) int { return slices.Index(nearest[:], c) }
 
 // decision chooses among the outcomes.
 func (s *search) decision() Decision {

@@ -48,7 +48,7 @@ func checkType(d Decision, name, qtype string) Decision {
 	if d.Action == Deny || slices.Contains(dnsTypes, qtype) {
 		return d
 	}
-	why := fmt.Sprintf("Questions of type %.20s for %s are answered empty.", qtype, name)
+	why := fmt.Sprintf("Questions of type %s for %s are answered empty.", clean(qtype), name)
 	if qtype == "HTTPS" || qtype == "SVCB" {
 		why = fmt.Sprintf("Questions of type %s for %s are answered empty: they would let clients hide names from rules.", qtype, name)
 	}

@@ -64,14 +64,15 @@ func (r *rule) matchName(f *facts) (verdict, Code) {
 	case r.guards():
 		return r.guardsName(f)
 	}
-	some, all, miss := r.ofPins(f)
-	claimed, _ := r.covers(f.claim, f.Port)
-	switch {
-	case f.name != "":
+	if f.name != "" {
 		if ok, miss := r.covers(f.name, f.Port); !ok {
 			return no, miss
 		}
 		return yes, ""
+	}
+	some, all, miss := r.ofPins(f)
+	claimed, _ := r.covers(f.claim, f.Port)
+	switch {
 	case f.hidden == CodeBareAddress:
 		return no, CodeBareAddress
 	case all && (r.anyName() || !f.open && f.hidden == ""):

@@ -2,6 +2,7 @@ package egress
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -40,9 +41,9 @@ func (s *search) reason(c Code, id string) string {
 	case CodeAddress:
 		return fmt.Sprintf("its address %s is not among the cidrs of rule %s", f.forms[0], id)
 	case CodeMethod:
-		return fmt.Sprintf("rule %s is not about method %s", id, f.HTTP.Method)
+		return fmt.Sprintf("rule %s is not about method %s", id, clean(f.HTTP.Method))
 	case CodePath:
-		return fmt.Sprintf("rule %s is not about path %.200s", id, f.HTTP.Path)
+		return fmt.Sprintf("rule %s is not about path %s", id, clean(f.HTTP.Path))
 	case CodeNotHTTP:
 		return fmt.Sprintf("rule %s is about HTTP requests, and this is not HTTP", id)
 	case CodeBareAddress:
@@ -56,7 +57,7 @@ func (s *search) reason(c Code, id string) string {
 	case CodeSNIMismatch:
 		return fmt.Sprintf("the TLS client asks for %s at the address of %s", f.claim, strings.Join(f.pins, ", "))
 	case CodeHostMismatch:
-		return fmt.Sprintf("the HTTP request asks for %.260s on a connection to %s", f.HTTP.Host, strings.Join(f.pins, ", "))
+		return fmt.Sprintf("the HTTP request asks for %s on a connection to %s", clean(f.HTTP.Host), strings.Join(f.pins, ", "))
 	case CodeQUIC:
 		return fmt.Sprintf("HTTP/3 over udp hides what rule %s must know; clients use HTTP/2 over tcp instead", id)
 	}
@@ -74,7 +75,7 @@ func (s *search) destination() string {
 		who = f.forms[0].String()
 	}
 	if f.HTTP != nil {
-		return fmt.Sprintf("%s %s %.200s", f.HTTP.Method, who, f.HTTP.Path)
+		return fmt.Sprintf("%s %s %s", clean(f.HTTP.Method), who, clean(f.HTTP.Path))
 	}
 	if f.Protocol == ICMP {
 		return who + " icmp"
@@ -100,4 +101,19 @@ func article(name string) string {
 		return "an address of this host"
 	}
 	return "a " + name + " address"
+}
+
+// clean makes what a guest sent fit for logs and terminals.
+func clean(s string) string {
+	const most = 300
+	cut := ""
+	if len(s) > most {
+		s, cut = s[:most], "..."
+	}
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] >= 0x7f {
+			return strconv.Quote(s) + cut
+		}
+	}
+	return s + cut
 }
