@@ -86,7 +86,7 @@ func (s *search) see(i int, v verdict, code Code) bool {
 	c := candidate{i, r.action, CodeRule}
 	switch v {
 	case yes:
-		s.final = &c
+		s.final = &candidate{i, r.action, CodeRule} // not c, which stays on the stack
 	case later:
 		c.code = code
 		s.later = append(s.later, c)
@@ -96,7 +96,7 @@ func (s *search) see(i int, v verdict, code Code) bool {
 			c.action = Deny // the client falls back to TCP, where it can be known
 		}
 		if s.maybe == nil || strictness(c.action) > strictness(s.maybe.action) {
-			s.maybe = &c
+			s.maybe = &candidate{i, c.action, code}
 		}
 	case no:
 		// A rule that does not name the address is not near, whatever else it says.

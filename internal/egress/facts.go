@@ -130,7 +130,7 @@ func (f *facts) nameOfHTTP() (Code, string) {
 	host := hostOnly(q.Host)
 	if a, ok := ParseAddr(host); ok {
 		f.hidden = CodeHostMismatch
-		if a == f.forms[0] {
+		if a == f.forms[0] || len(f.pins) == 0 {
 			f.hidden = CodeBareAddress
 		}
 		return "", ""
@@ -141,10 +141,10 @@ func (f *facts) nameOfHTTP() (Code, string) {
 	}
 	f.claim = name
 	switch {
+	case len(f.pins) == 0: // before all else: whose address it is nobody can say
+		f.hidden = CodeBareAddress
 	case f.TLS != nil && f.TLS.SNI != "" && !sameName(f.TLS.SNI, name):
 		f.hidden = CodeHostMismatch
-	case len(f.pins) == 0:
-		f.hidden = CodeBareAddress
 	case !slices.Contains(f.pins, name):
 		f.hidden = CodeHostMismatch
 	default:

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // verdict says whether a rule is met.
@@ -209,7 +210,7 @@ func (r *rule) matchHTTP(f *facts) (verdict, Code) {
 	case f.HTTP != nil && f.name == "" && !r.guards():
 		return no, f.hidden // "GET from any name" is about the name that is asked
 	case f.HTTP != nil:
-		if len(r.methods) > 0 && !slices.Contains(r.methods, f.HTTP.Method) {
+		if len(r.methods) > 0 && !r.method(f.HTTP.Method) {
 			return no, CodeMethod
 		}
 		if !matchPaths(r.paths, f.paths, r.opens()) {
@@ -228,4 +229,11 @@ func (r *rule) matchHTTP(f *facts) (verdict, Code) {
 		return no, f.hidden
 	}
 	return later, ""
+}
+
+// method compares methods. They have a case (RFC 9110 section 9.1), but some
+// servers do not care.
+func (r *rule) method(method string) bool {
+	return slices.Contains(r.methods, method) ||
+		r.guards() && slices.ContainsFunc(r.methods, func(m string) bool { return strings.EqualFold(m, method) })
 }

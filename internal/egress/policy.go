@@ -143,3 +143,16 @@ func (p *Policy) without(gone func(Rule) bool) (*Policy, bool) {
 	}
 	return q, len(q.rules) < len(p.rules)
 }
+
+// NextExpiry returns when the next rule that still lives expires, and whether
+// any will: then decisions may change.
+func (p *Policy) NextExpiry(at time.Time) (time.Time, bool) {
+	var next time.Time
+	for i := range p.rules {
+		e := p.rules[i].expires
+		if !e.IsZero() && at.Before(e) && (next.IsZero() || e.Before(next)) {
+			next = e
+		}
+	}
+	return next, !next.IsZero()
+}

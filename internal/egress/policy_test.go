@@ -197,6 +197,12 @@ func TestPolicyDoesNotChange(t *testing.T) {
 	if q, ok := p.Prune(now); ok || ids(q) != "a b" {
 		t.Error(ids(q), ok)
 	}
+	if e, ok := p.NextExpiry(now); !ok || !e.Equal(now.Add(time.Minute)) {
+		t.Error("the next expiry is", e, ok)
+	}
+	if e, ok := p.NextExpiry(now.Add(time.Minute)); ok {
+		t.Error("after the last expiry there is", e)
+	}
 	if got := string(p.YAML()); got != before {
 		t.Errorf("it was\n%s and is\n%s", before, got)
 	}
