@@ -33,13 +33,13 @@ func look(p *Policy, h *Host, r Request) (*facts, Code, string) {
 	f := &facts{Request: r}
 	switch {
 	case r.Protocol != TCP && r.Protocol != UDP && r.Protocol != ICMP:
-		return nil, CodeBadRequest, "protocol " + strconv.Quote(r.Protocol) + " is never let out; only tcp, udp and echo requests are"
+		return nil, CodeBadRequest, "Protocol " + strconv.Quote(r.Protocol) + " is never let out; only tcp, udp and echo requests are"
 	case !r.Addr.IsValid():
-		return nil, CodeBadRequest, "the request has no address"
+		return nil, CodeBadRequest, "The request has no address"
 	case r.Port == 0 && r.Protocol != ICMP:
-		return nil, CodeBadRequest, "port 0 does not exist"
+		return nil, CodeBadRequest, "Port 0 does not exist"
 	case len(r.Names) > maxNames:
-		return nil, CodeBadRequest, "too many names share this address"
+		return nil, CodeBadRequest, "Too many names share this address"
 	}
 	f.forms = h.forms(r.Addr)
 	f.hits = h.hits(f.forms)
@@ -68,7 +68,7 @@ func (f *facts) findName() (Code, string) {
 		return f.nameOfHTTP()
 	case f.App == AppTLS:
 		if f.TLS == nil {
-			return CodeBadRequest, "the client hello could not be read"
+			return CodeBadRequest, "The client hello could not be read"
 		}
 		return f.nameOfTLS()
 	case f.App == AppOther:
@@ -103,7 +103,7 @@ func (f *facts) nameOfTLS() (Code, string) {
 	}
 	sni, err := NormalName(f.TLS.SNI)
 	if err != nil {
-		return CodeBadName, "the server name of the client hello: " + err.Error()
+		return CodeBadName, "The server name of the client hello: " + err.Error()
 	}
 	f.claim = sni
 	switch {
@@ -124,7 +124,7 @@ func (f *facts) nameOfTLS() (Code, string) {
 func (f *facts) nameOfHTTP() (Code, string) {
 	q := f.HTTP
 	if q.Method == "" || q.Path == "" && q.Method != "CONNECT" {
-		return CodeBadRequest, "the HTTP request has no method or no path"
+		return CodeBadRequest, "The HTTP request has no method or no path"
 	}
 	f.paths = readings(q.Path)
 	host := hostOnly(q.Host)
@@ -137,7 +137,7 @@ func (f *facts) nameOfHTTP() (Code, string) {
 	}
 	name, err := NormalName(host)
 	if err != nil {
-		return CodeBadName, "the host of the HTTP request: " + err.Error()
+		return CodeBadName, "The host of the HTTP request: " + err.Error()
 	}
 	f.claim = name
 	switch {
