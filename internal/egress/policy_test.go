@@ -58,6 +58,13 @@ func TestParseBounds(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
+	full, err := New(Document{Rules: slices.Repeat([]Rule{{Action: Deny}}, MaxRules)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := full.Append(Rule{Action: Deny}); err == nil {
+		t.Error("one rule more than there may be is accepted")
+	}
 }
 
 // policies returns every policy of the corpus and the modes.

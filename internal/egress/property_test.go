@@ -194,6 +194,19 @@ func spellings(a netip.Addr) []netip.Addr {
 	return out
 }
 
+// TestTranslationPrefixes has the examples of RFC 6052 section 2.4.
+func TestTranslationPrefixes(t *testing.T) {
+	for prefix, text := range map[string]string{
+		"2001:db8::/32": "2001:db8:c000:221::", "2001:db8:100::/40": "2001:db8:1c0:2:21::", "2001:db8:122::/48": "2001:db8:122:c000:2:2100::",
+		"2001:db8:122:300::/56": "2001:db8:122:3c0:0:221::", "2001:db8:122:344::/64": "2001:db8:122:344:c0:2:2100::", "2001:db8:122:344::/96": "2001:db8:122:344::192.0.2.33",
+	} {
+		h := &Host{NAT64: []netip.Prefix{netip.MustParsePrefix(prefix)}}
+		if f := h.forms(netip.MustParseAddr(text)); len(f) != 2 || f[1].String() != "192.0.2.33" {
+			t.Errorf("%s holds %v", text, f)
+		}
+	}
+}
+
 func TestSpellingsAgree(t *testing.T) {
 	m := newMaker(3)
 	for range rounds / 10 {
