@@ -176,7 +176,7 @@ func (t *tcpFlow) forward(d Decision) {
 	t.dialed = host.RemoteAddr().String()
 	guest, err := t.accept()
 	if err != nil {
-		host.Close()
+		resetHost(host)
 		t.end(nil, err)
 		return
 	}
