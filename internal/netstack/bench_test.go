@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -24,14 +25,34 @@ func fill(c *net.TCPConn) {
 	}
 }
 
-// count is how many bytes one operation of the throughput benchmarks moves.
+// chunk is how many bytes one operation of the throughput benchmarks moves.
 const chunk = 1 << 20
+
+// measureCPU reports the processor time of an operation, of user and kernel: on
+// a busy machine it says more than the clock.
+func measureCPU(b *testing.B) (report func()) {
+	b.Helper()
+	before := cpuTime(b)
+	return func() {
+		b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N), "cpu-ns/op")
+	}
+}
+
+func cpuTime(b *testing.B) int64 {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return u.Utime.Nano() + u.Stime.Nano()
+}
 
 func upload(b *testing.B, c net.Conn) {
 	b.Helper()
 	b.SetBytes(chunk)
 	buf := make([]byte, chunk)
 	b.ResetTimer()
+	defer measureCPU(b)()
 	for b.Loop() {
 		if _, err := c.Write(buf); err != nil {
 			b.Fatal(err)
@@ -44,6 +65,7 @@ func download(b *testing.B, c net.Conn) {
 	b.SetBytes(chunk)
 	buf := make([]byte, chunk)
 	b.ResetTimer()
+	defer measureCPU(b)()
 	for b.Loop() {
 		if _, err := io.ReadFull(c, buf); err != nil {
 			b.Fatal(err)
@@ -127,6 +149,7 @@ func BenchmarkLoopbackConnect(b *testing.B) {
 func inParallel(b *testing.B, atOnce int, do func() error) {
 	b.Helper()
 	b.ResetTimer()
+	defer measureCPU(b)()
 	jobs := make(chan struct{})
 	var wg sync.WaitGroup
 	for range atOnce {
@@ -164,6 +187,7 @@ func roundTrips(b *testing.B, c net.Conn) {
 	b.Helper()
 	buf := make([]byte, 1)
 	b.ResetTimer()
+	defer measureCPU(b)()
 	for b.Loop() {
 		if _, err := c.Write(buf); err != nil {
 			b.Fatal(err)

@@ -20,6 +20,8 @@ const (
 	// queueBytes is what may wait for a guest that does not take its frames, as
 	// one that is paused. More is dropped, as a wire does it: TCP sends it again.
 	queueBytes = 4 << 20
+	// keptBuffer is what a queue may keep for the next frames.
+	keptBuffer = 512 << 10
 )
 
 // card is the stack's end of the wire: a stack.LinkEndpoint over a stream.
@@ -98,6 +100,9 @@ func (c *card) writeLoop(done <-chan struct{}) error {
 		c.mu.Unlock()
 		if _, err := c.conn.Write(out); err != nil {
 			return err
+		}
+		if cap(out) > keptBuffer {
+			out = nil
 		}
 	}
 }

@@ -98,7 +98,7 @@ type Decision struct {
 	// Name, with Allow, is dialled instead of the flow's address: it is resolved
 	// on the host, each address passing Decider.Address, and tried in turn. Addr,
 	// if valid, is dialled instead of the flow's address. Port, if not 0, instead
-	// of its port.
+	// of its port. Echo requests always go to the flow's address.
 	Name string
 	Addr netip.Addr
 	Port uint16

@@ -2,7 +2,6 @@ package netstack
 
 import (
 	"encoding/binary"
-	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -153,11 +152,11 @@ func (e *echoFlow) readReplies(conn *icmp.PacketConn) (received int64) {
 	buf := make([]byte, maxEcho)
 	for {
 		k, from, err := conn.ReadFrom(buf)
-		if errors.Is(err, net.ErrClosed) {
-			return received
+		if err != nil {
+			return received // closed, or no longer of use: requests go unanswered
 		}
 		peer, ok := from.(*net.UDPAddr)
-		if err != nil || !ok || k < icmpHeader || peer.AddrPort().Addr().Unmap() != e.key.dst || !isReply(buf[0], e.key.dst) {
+		if !ok || k < icmpHeader || peer.AddrPort().Addr().Unmap() != e.key.dst || !isReply(buf[0], e.key.dst) {
 			continue
 		}
 		received += int64(k)

@@ -114,6 +114,7 @@ const maxTargets = 8
 // addressesOf returns where a name is. If the guest connects to an address that
 // we gave it for this name, that one comes first.
 func (n *Network) addressesOf(ctx context.Context, f Flow, name string) ([]netip.Addr, error) {
+	name = canonical(name)
 	var addrs []netip.Addr
 	if pinned := f.Dst.Addr(); slices.Contains(f.Names, name) && n.addressAllowed(name, pinned) {
 		return append(addrs, pinned), nil

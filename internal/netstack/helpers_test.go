@@ -180,6 +180,8 @@ func (g *guest) boot(t testing.TB, wire net.Conn) {
 			t.Fatal(err)
 		}
 	}
+	short := tcpip.TCPTimeWaitTimeoutOption(timeWait)
+	must(g.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &short))
 	must(g.stack.CreateNIC(nic, g.card))
 	for _, p := range []netip.Prefix{cfg.Guest4, cfg.Guest6} {
 		must(g.stack.AddProtocolAddress(nic, tcpip.ProtocolAddress{

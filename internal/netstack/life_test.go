@@ -15,6 +15,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/smolvm/smolvm/api"
 )
@@ -314,20 +315,17 @@ func shortConnection(g *guest) error {
 // quiet waits until no endpoint of a connection is left on either side.
 func quiet(t *testing.T, g *guest) {
 	t.Helper()
-	deadline := time.Now().Add(90 * time.Second) // the guest's side keeps closed connections for a minute
-	for {
-		// What is left of closed connections on the guest's side is not ours.
-		for _, e := range g.stack.CleanupEndpoints() {
-			e.Abort()
+	deadline := time.Now().Add(20 * time.Second)
+	left := func() int {
+		sum := g.n.Stats().TCPFlows
+		for _, s := range []*stack.Stack{g.n.stack, g.stack} {
+			sum += len(s.RegisteredEndpoints()) + len(s.CleanupEndpoints())
 		}
-		for _, e := range g.stack.RegisteredEndpoints() {
-			e.Abort()
-		}
-		if g.n.Stats().TCPFlows == 0 && len(g.n.stack.RegisteredEndpoints()) == 0 && len(g.n.stack.CleanupEndpoints()) == 0 {
-			return
-		}
+		return sum
+	}
+	for left() > 0 {
 		if time.Now().After(deadline) {
-			t.Fatalf("%d flows, %d endpoints are left", g.n.Stats().TCPFlows, len(g.n.stack.RegisteredEndpoints()))
+			t.Fatalf("%d flows and endpoints are left", left())
 		}
 		time.Sleep(10 * time.Millisecond) // between looks at what no event tells
 	}
