@@ -56,7 +56,7 @@ const (
 	dropDestination
 	dropMulticast
 	dropProtocol
-	dropNeighbour
+	dropChatter
 	dropLimit
 	numDrops
 )
@@ -65,13 +65,13 @@ var dropReasons = [numDrops]DropReason{
 	keep:            "",
 	dropOversized:   "oversized",
 	dropMalformed:   "malformed",
-	dropMAC:         "source mac",    // from a card that is not the guest's
-	dropSource:      "source",        // from an address that is not the guest's
-	dropDestination: "destination",   // to an address that no packet on a wire may have
-	dropMulticast:   "multicast",     // nobody else is on the link
-	dropProtocol:    "protocol",      // neither TCP, UDP nor echo
-	dropNeighbour:   "link question", // about an address that is not the gateway's
-	dropLimit:       "limit",         // a flow or question beyond one of Limits
+	dropMAC:         "source mac",  // from a card that is not the guest's
+	dropSource:      "source",      // from an address that is not the guest's
+	dropDestination: "destination", // to an address that no packet on a wire may have
+	dropMulticast:   "multicast",   // nobody else is on the link
+	dropProtocol:    "protocol",    // neither TCP, UDP nor echo
+	dropChatter:     "chatter",     // what every kernel says to a link, and nobody here needs
+	dropLimit:       "limit",       // a flow or question beyond one of Limits
 }
 
 func (d drop) reason() DropReason { return dropReasons[d] }
@@ -84,6 +84,7 @@ const (
 
 	protoHopByHop = 0
 	protoICMP     = 1
+	protoIGMP     = 2
 	protoTCP      = 6
 	protoUDP      = 17
 	protoFragment = 44
@@ -92,7 +93,7 @@ const (
 	icmpUnreachable, icmpEchoRequest, icmpExceeded, icmpParameter = 3, 8, 11, 12
 	icmp6Errors                                                   = 4 // types 1 to 4
 	icmp6EchoRequest, icmp6EchoReply                              = 128, 129
-	icmp6NeighbourSolicit                                         = 135
+	icmp6RouterSolicit, icmp6NeighbourSolicit                     = 133, 135
 )
 
 // packet is what check found out about a frame.
@@ -158,6 +159,8 @@ func (l *link) check4(p *packet, b []byte) {
 		p.drop = dropMalformed
 	case p.src != l.guest4:
 		p.drop = dropSource
+	case p.dst.IsMulticast() && p.proto == protoIGMP:
+		p.drop = dropChatter // which groups it is in: nobody routes groups here
 	case p.dst.IsMulticast() || b[16] == 255:
 		p.drop = dropMulticast
 	case b[16] == 0 || b[16] == 127 || b[16] >= 240 || l.subnet4.Contains(p.dst) && p.dst != l.gateway4:
@@ -236,11 +239,14 @@ func embedded4(a netip.Addr) bool {
 }
 
 func (l *link) checkMulticast6(p *packet, b []byte) {
-	if p.proto != protoICMPv6 {
-		p.drop = dropMulticast // listener reports too: nobody routes groups here
-		return
+	switch {
+	case p.proto == protoHopByHop && len(b) > 0 && b[0] == protoICMPv6:
+		p.drop = dropChatter // the IPv6 way to say which groups it is in
+	case p.proto != protoICMPv6:
+		p.drop = dropMulticast
+	default:
+		l.checkNeighbour(p, b)
 	}
-	l.checkNeighbour(p, b)
 }
 
 // checkNeighbour lets only questions about the gateway through: an answer of the
@@ -249,12 +255,14 @@ func (l *link) checkNeighbour(p *packet, b []byte) {
 	switch {
 	case len(b) < icmpHeader:
 		p.drop = dropMalformed
+	case b[0] == icmp6RouterSolicit:
+		p.drop = dropChatter
 	case b[0] != icmp6NeighbourSolicit:
 		p.drop = dropMulticast
 	case len(b) < icmpHeader+16:
 		p.drop = dropMalformed
 	case netip.AddrFrom16([16]byte(b[icmpHeader:])) != l.gateway6:
-		p.drop = dropNeighbour
+		p.drop = dropChatter
 	}
 }
 
@@ -287,7 +295,7 @@ func (l *link) checkARP(b []byte) drop {
 	case sender != l.guest4 && !sender.IsUnspecified():
 		return dropSource
 	case target != l.gateway4:
-		return dropNeighbour
+		return dropChatter
 	}
 	return keep
 }

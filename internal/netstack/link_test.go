@@ -103,7 +103,7 @@ func TestCheck(t *testing.T) {
 		{"icmp redirect", out(typeIPv4, packet4(me, out4, protoICMP, 5, 0, 0, 0, 0, 0, 0, 0)), "protocol", false},
 		{"vlan", out(0x8100, packet4(me, out4, protoUDP)), "protocol", false},
 		{"arp", out(typeARP, arpBody(1, DefaultGuestMAC, me, gw)), "", false},
-		{"arp probe", out(typeARP, arpBody(1, DefaultGuestMAC, "0.0.0.0", me)), "link question", false},
+		{"arp probe", out(typeARP, arpBody(1, DefaultGuestMAC, "0.0.0.0", me)), "chatter", false},
 		{"arp for another", out(typeARP, arpBody(1, DefaultGuestMAC, gw, gw)), "source", false},
 		{"arp of another", out(typeARP, arpBody(2, other, me, gw)), "source mac", false},
 		{"half arp", out(typeARP, arpBody(1, DefaultGuestMAC, me, gw)[:20]), "malformed", false},
@@ -124,11 +124,14 @@ func TestCheck(t *testing.T) {
 		{"compatible", out(typeIPv6, packet6(me6, "::127.0.0.1", protoTCP)), "destination", false},
 		{"neighbour6", out(typeIPv6, packet6(me6, "fdc7:3b19:5e8d:4d::3", protoTCP)), "destination", false},
 		{"multicast6", out(typeIPv6, packet6(me6, "ff02::fb", protoUDP)), "multicast", false},
-		{"router solicitation", out(typeIPv6, packet6(local6, "ff02::2", protoICMPv6, 133, 0, 0, 0, 0, 0, 0, 0)), "multicast", false},
+		{"router solicitation", out(typeIPv6, packet6(local6, "ff02::2", protoICMPv6, 133, 0, 0, 0, 0, 0, 0, 0)), "chatter", false},
+		{"listener report", out(typeIPv6, packet6(local6, "ff02::16", protoHopByHop, protoICMPv6, 0, 5, 2, 0, 0, 1, 0)), "chatter", false},
+		{"igmp", out(typeIPv4, packet4(me, "224.0.0.22", protoIGMP, 0x22)), "chatter", false},
+		{"redirect6", out(typeIPv6, packet6(local6, "ff02::1", protoICMPv6, 137, 0, 0, 0, 0, 0, 0, 0)), "multicast", false},
 		{"advertisement", out(typeIPv6, packet6(me6, gw6, protoICMPv6, 136, 0, 0, 0, 0, 0, 0, 0)), "", false},
 		{"advertisement out", out(typeIPv6, packet6(me6, out6, protoICMPv6, 136, 0, 0, 0, 0, 0, 0, 0)), "protocol", false},
 		{"solicitation", out(typeIPv6, packet6(local6, "ff02::1:ff00:1", protoICMPv6, solicit(gw6)...)), "", false},
-		{"duplicate detection", out(typeIPv6, packet6("::", "ff02::1:ff00:2", protoICMPv6, solicit(me6)...)), "link question", false},
+		{"duplicate detection", out(typeIPv6, packet6("::", "ff02::1:ff00:2", protoICMPv6, solicit(me6)...)), "chatter", false},
 		{"short solicitation", out(typeIPv6, packet6(local6, "ff02::1:ff00:1", protoICMPv6, 135, 0, 0, 0, 0, 0, 0, 0)), "malformed", false},
 		{"long length6", out(typeIPv6, patch(packet6(me6, out6, protoUDP), 4, 0xff)), "malformed", false},
 		{"version6", out(typeIPv6, patch(packet6(me6, out6, protoUDP), 0, 0x40)), "malformed", false},
@@ -179,10 +182,11 @@ func TestBadFramesAreDroppedCountedAndRecorded(t *testing.T) {
 	put(t, wire, out(typeIPv4, make([]byte, 1501)))
 	put(t, wire, out(typeIPv4, nil))
 	put(t, wire, nil)
-	put(t, wire, out(typeIPv4, good)) // and the link goes on
+	put(t, wire, out(typeARP, arpBody(1, DefaultGuestMAC, "0.0.0.0", "198.19.77.2"))) // a kernel's own
+	put(t, wire, out(typeIPv4, good))                                                 // and the link goes on
 	l.kind(t, EventFlow)
 	got := n.Stats()
-	want := map[DropReason]uint64{"source mac": 1, "source": 1, "oversized": 1, "malformed": 2}
+	want := map[DropReason]uint64{"source mac": 1, "source": 1, "oversized": 1, "malformed": 2, "chatter": 1}
 	for k, v := range want {
 		if got.Drops[k] != v {
 			t.Errorf("%s: %d, not %d", k, got.Drops[k], v)
@@ -191,6 +195,13 @@ func TestBadFramesAreDroppedCountedAndRecorded(t *testing.T) {
 	e := l.wait(t, func(e Event) bool { return e.Kind == EventDrop && e.Reason == "source" })
 	if e.Flow.Src.Addr().String() != "10.0.0.1" || e.Count != 1 {
 		t.Errorf("event %+v", e)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range l.events {
+		if e.Reason == "chatter" {
+			t.Errorf("recorded: %+v", e)
+		}
 	}
 }
 

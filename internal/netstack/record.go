@@ -104,9 +104,13 @@ func (d *dropLog) note(why drop, now time.Time) uint64 {
 	return count
 }
 
-// dropped counts a frame and perhaps records it.
+// dropped counts a frame and perhaps records it. Chatter says nothing about the
+// guest's programs and is not worth a record.
 func (n *Network) dropped(p packet) {
 	n.count.drops[p.drop].Add(1)
+	if p.drop == dropChatter {
+		return
+	}
 	if count := n.drops.note(p.drop, n.cfg.Now()); count > 0 {
 		f := Flow{Src: netip.AddrPortFrom(p.src, 0), Dst: netip.AddrPortFrom(p.dst, 0)}
 		n.record(Event{Kind: EventDrop, Flow: f, Reason: string(p.drop.reason()), Count: count})
