@@ -38,61 +38,13 @@ func TestCloseLeavesNothing(t *testing.T) {
 func closeBusyNetwork(t *testing.T) {
 	t.Helper()
 	before := ours()
-	var servers sync.WaitGroup
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	servers.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			servers.Go(func() {
-				defer c.Close()
-				_, _ = io.Copy(c, c)
-			})
-		}
-	})
-	a := netip.MustParseAddrPort(l.Addr().String())
-	echo, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	u := netip.MustParseAddrPort(echo.LocalAddr().String())
-	var entered sync.WaitGroup // into what lasts
+	tcp, udp, stop := echoServers(t)
+	entered := new(sync.WaitGroup) // into what lasts
 	entered.Add(5)
-	p := policy{
-		question: func(Question) Decision {
-			entered.Done()
-			return Decision{Verdict: Wait, Answer: make(chan Decision)}
-		},
-		flow: func(f Flow) Decision {
-			switch f.Dst.Port() {
-			case 1: // held
-				entered.Done()
-				return Decision{Verdict: Wait, Answer: make(chan Decision)}
-			case 2: // a host that does not answer
-				entered.Done()
-				return Decision{Verdict: Allow, Addr: netip.MustParseAddr("192.0.2.1")}
-			case 3:
-				return Decision{Verdict: Serve, Handler: func(ctx context.Context, guest net.Conn, _ Flow, _ DialFunc) error {
-					entered.Done()
-					_, err := io.Copy(io.Discard, guest)
-					return err
-				}}
-			case 4:
-				entered.Done()
-				return Decision{Verdict: Allow, Addr: u.Addr(), Port: u.Port()}
-			}
-			return Decision{Verdict: Allow, Addr: a.Addr(), Port: a.Port()}
-		},
-	}
 	g := &guest{log: newLog()}
 	host, wire := socketpair(t)
-	slow := &dialer{}
-	g.n, err = New(host, Config{Decider: p, Recorder: g.log, Dialer: stuckAt{slow, "192.0.2.1"}})
+	var err error
+	g.n, err = New(host, Config{Decider: lasting(entered, tcp, udp), Recorder: g.log, Dialer: stuckAt{&dialer{}, "192.0.2.1"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,9 +77,7 @@ func closeBusyNetwork(t *testing.T) {
 	if s := g.n.Stats(); s.TCPFlows+s.UDPFlows+s.Pings+s.Held != 0 {
 		t.Errorf("stats %+v", s)
 	}
-	l.Close()
-	echo.Close()
-	servers.Wait()
+	stop()
 	g.stack.Close()
 	guests.Wait()
 	g.stop()
@@ -136,6 +86,67 @@ func closeBusyNetwork(t *testing.T) {
 	asking.Close()
 	g.stack.Wait()
 	noMore(t, before)
+}
+
+// lasting is a policy under which each port's flow stays in another state.
+func lasting(entered *sync.WaitGroup, tcp, udp netip.AddrPort) policy {
+	return policy{
+		question: func(Question) Decision {
+			entered.Done()
+			return Decision{Verdict: Wait, Answer: make(chan Decision)}
+		},
+		flow: func(f Flow) Decision {
+			switch f.Dst.Port() {
+			case 1: // held
+				entered.Done()
+				return Decision{Verdict: Wait, Answer: make(chan Decision)}
+			case 2: // a host that does not answer
+				entered.Done()
+				return Decision{Verdict: Allow, Addr: netip.MustParseAddr("192.0.2.1")}
+			case 3:
+				return Decision{Verdict: Serve, Handler: func(_ context.Context, guest net.Conn, _ Flow, _ DialFunc) error {
+					entered.Done()
+					_, err := io.Copy(io.Discard, guest)
+					return err
+				}}
+			case 4:
+				entered.Done()
+				return Decision{Verdict: Allow, Addr: udp.Addr(), Port: udp.Port()}
+			}
+			return Decision{Verdict: Allow, Addr: tcp.Addr(), Port: tcp.Port()}
+		},
+	}
+}
+
+// echoServers are servers that the test ends itself, and a UDP port that is silent.
+func echoServers(t *testing.T) (tcp, udp netip.AddrPort, stop func()) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var servers sync.WaitGroup
+	servers.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			servers.Go(func() {
+				defer c.Close()
+				_, _ = io.Copy(c, c)
+			})
+		}
+	})
+	return netip.MustParseAddrPort(l.Addr().String()), netip.MustParseAddrPort(silent.LocalAddr().String()), func() {
+		l.Close()
+		silent.Close()
+		servers.Wait()
+	}
 }
 
 // stuckAt is a Dialer for which one address never answers.

@@ -52,27 +52,41 @@ func arpBody(op byte, mac [6]byte, sender, target string) []byte {
 	return slices.Concat(b, mac[:], s[:], make([]byte, 6), d[:])
 }
 
-func TestCheck(t *testing.T) {
-	const me, gw, out4 = "198.19.77.2", "198.19.77.1", "203.0.113.7"
-	const me6, gw6, out6, local6 = "fdc7:3b19:5e8d:4d::2", "fdc7:3b19:5e8d:4d::1", "2001:db8::7", "fe80::53:4dff:fe4f:4c02"
-	echo := []byte{8, 0, 0, 0, 0, 1, 0, 1}
-	echo6 := []byte{128, 0, 0, 0, 0, 1, 0, 1}
+// The addresses of the tests' frames.
+const (
+	me, gw, out4           = "198.19.77.2", "198.19.77.1", "203.0.113.7"
+	me6, gw6, out6, local6 = "fdc7:3b19:5e8d:4d::2", "fdc7:3b19:5e8d:4d::1", "2001:db8::7", "fe80::53:4dff:fe4f:4c02"
+)
+
+type checkTest struct {
+	name  string
+	frame []byte
+	want  DropReason
+	echo  bool
+}
+
+func runChecks(t *testing.T, tests []checkTest) {
+	t.Helper()
+	l := testLink()
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if p := l.check(test.frame); p.drop.reason() != test.want || p.echo != test.echo {
+				t.Errorf("%q, echo %t; want %q, %t", p.drop.reason(), p.echo, test.want, test.echo)
+			}
+		})
+	}
+}
+
+// patch changes a packet.
+func patch(b []byte, at int, v ...byte) []byte {
+	copy(b[at:], v)
+	return b
+}
+
+func TestCheckIPv4AndARP(t *testing.T) {
+	echo, udp8 := []byte{8, 0, 0, 0, 0, 1, 0, 1}, make([]byte, 8)
 	other := [6]byte{2, 0, 0, 0, 0, 9}
-	solicit := func(target string) []byte {
-		a := netip.MustParseAddr(target).As16()
-		return append([]byte{135, 0, 0, 0, 0, 0, 0, 0}, a[:]...)
-	}
-	udp8 := make([]byte, 8)
-	patch := func(b []byte, at int, v ...byte) []byte {
-		copy(b[at:], v)
-		return b
-	}
-	for _, test := range []struct {
-		name  string
-		frame []byte
-		want  DropReason
-		echo  bool
-	}{
+	runChecks(t, []checkTest{
 		{"udp", out(typeIPv4, packet4(me, out4, protoUDP, udp8...)), "", false},
 		{"padding", out(typeIPv4, packet4(me, out4, protoUDP, udp8...), make([]byte, 30)), "", false},
 		{"fragment", out(typeIPv4, patch(packet4(me, out4, protoUDP, udp8...), 6, 0x20)), "", false},
@@ -107,7 +121,16 @@ func TestCheck(t *testing.T) {
 		{"arp for another", out(typeARP, arpBody(1, DefaultGuestMAC, gw, gw)), "source", false},
 		{"arp of another", out(typeARP, arpBody(2, other, me, gw)), "source mac", false},
 		{"half arp", out(typeARP, arpBody(1, DefaultGuestMAC, me, gw)[:20]), "malformed", false},
+	})
+}
 
+func TestCheckIPv6(t *testing.T) {
+	echo6, udp8 := []byte{128, 0, 0, 0, 0, 1, 0, 1}, make([]byte, 8)
+	solicit := func(target string) []byte {
+		a := netip.MustParseAddr(target).As16()
+		return append([]byte{135, 0, 0, 0, 0, 0, 0, 0}, a[:]...)
+	}
+	runChecks(t, []checkTest{
 		{"udp6", out(typeIPv6, packet6(me6, out6, protoUDP, udp8...)), "", false},
 		{"fragment6", out(typeIPv6, packet6(me6, out6, protoFragment, protoUDP, 0, 0, 1, 0, 0, 0, 1)), "", false},
 		{"echo in fragment6", out(typeIPv6, packet6(me6, out6, protoFragment, protoICMPv6, 0, 0, 1, 0, 0, 0, 1)), "protocol", false},
@@ -135,14 +158,7 @@ func TestCheck(t *testing.T) {
 		{"short solicitation", out(typeIPv6, packet6(local6, "ff02::1:ff00:1", protoICMPv6, 135, 0, 0, 0, 0, 0, 0, 0)), "malformed", false},
 		{"long length6", out(typeIPv6, patch(packet6(me6, out6, protoUDP), 4, 0xff)), "malformed", false},
 		{"version6", out(typeIPv6, patch(packet6(me6, out6, protoUDP), 0, 0x40)), "malformed", false},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			l := testLink()
-			if p := l.check(test.frame); p.drop.reason() != test.want || p.echo != test.echo {
-				t.Errorf("%q, echo %t; want %q, %t", p.drop.reason(), p.echo, test.want, test.echo)
-			}
-		})
-	}
+	})
 }
 
 // raw is a network whose wire the test writes itself.
@@ -317,16 +333,15 @@ func TestUnreachable(t *testing.T) {
 	syn := []byte{0xc0, 0, 0, 80, 1, 2, 3, 4, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0}
 	datagram := []byte{0xc0, 0, 0, 80, 0, 8, 0, 0}
 	echo4, echo6 := []byte{8, 0, 0, 0, 0, 7, 0, 1}, []byte{128, 0, 0, 0, 0, 7, 0, 1}
-	const me4, out4, me6, out6 = "198.19.77.2", "203.0.113.7", "fdc7:3b19:5e8d:4d::2", "2001:db8::7"
 	for _, test := range []struct {
 		name      string
 		frame     []byte
 		transport []byte
 		kind      []byte // type and code
 	}{
-		{"tcp4", out(typeIPv4, packet4(me4, out4, protoTCP, syn...)), syn, []byte{3, 13}},
-		{"udp4", out(typeIPv4, packet4(me4, out4, protoUDP, datagram...)), datagram, []byte{3, 13}},
-		{"echo4", out(typeIPv4, packet4(me4, out4, protoICMP, echo4...)), echo4, []byte{3, 13}},
+		{"tcp4", out(typeIPv4, packet4(me, out4, protoTCP, syn...)), syn, []byte{3, 13}},
+		{"udp4", out(typeIPv4, packet4(me, out4, protoUDP, datagram...)), datagram, []byte{3, 13}},
+		{"echo4", out(typeIPv4, packet4(me, out4, protoICMP, echo4...)), echo4, []byte{3, 13}},
 		{"tcp6", out(typeIPv6, packet6(me6, out6, protoTCP, syn...)), syn, []byte{1, 1}},
 		{"udp6", out(typeIPv6, packet6(me6, out6, protoUDP, datagram...)), datagram, []byte{1, 1}},
 		{"echo6", out(typeIPv6, packet6(me6, out6, protoICMPv6, echo6...)), echo6, []byte{1, 1}},
