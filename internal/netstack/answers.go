@@ -45,6 +45,18 @@ func canonical(name string) string {
 	return strings.ToLower(strings.TrimSuffix(name, "."))
 }
 
+// plain reports whether a name has nothing but what names of hosts and services
+// have. Others, such as a dot inside a label, read differently to whoever compares
+// names than to the name servers they would be sent to.
+func plain(name string) bool {
+	for _, c := range []byte(name) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' && c != '.' {
+			return false
+		}
+	}
+	return name != ""
+}
+
 // sanitize takes from a message what answers q: aliases from its name on, and
 // records of its type at their end. Everything else a server adds is its own idea.
 func sanitize(q Question, m *dns.Msg) answers {

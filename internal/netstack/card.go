@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -99,7 +100,7 @@ func (c *card) writeLoop(done <-chan struct{}) error {
 		out, c.queue = c.queue, out[:0]
 		c.mu.Unlock()
 		if _, err := c.conn.Write(out); err != nil {
-			return err
+			return unlessEnded(err)
 		}
 		if cap(out) > keptBuffer {
 			out = nil
@@ -115,10 +116,7 @@ func (c *card) readLoop(receive func(frame []byte), oversized func()) error {
 	for {
 		frame, length, err := readFrame(r, buf)
 		if err != nil {
-			if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
-				return nil
-			}
-			return err
+			return unlessEnded(err)
 		}
 		c.count.framesIn.Add(1)
 		c.count.bytesIn.Add(uint64(length))
@@ -129,6 +127,16 @@ func (c *card) readLoop(receive func(frame []byte), oversized func()) error {
 		c.tap.frame(true, frame)
 		receive(frame)
 	}
+}
+
+// unlessEnded returns nil for the errors of a stream that one side has closed.
+func unlessEnded(err error) error {
+	for _, end := range []error{io.EOF, net.ErrClosed, io.ErrClosedPipe, syscall.EPIPE, syscall.ECONNRESET} {
+		if errors.Is(err, end) {
+			return nil
+		}
+	}
+	return err
 }
 
 // deliver gives a frame to the stack.

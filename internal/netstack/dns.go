@@ -158,6 +158,10 @@ func (r *resolver) answer(ctx context.Context, query, reply *dns.Msg) {
 		reply.Rcode, e.Reason = dns.RcodeNotImplemented, "this type is not served"
 		return
 	}
+	if !plain(q.Name) {
+		reply.Rcode, e.Reason = dns.RcodeNameError, "this is not the name of a host"
+		return
+	}
 	if rrs, ok := r.local(asked, q); ok {
 		reply.Answer, e.Verdict = rrs, Allow
 		return

@@ -108,6 +108,9 @@ func TestDNS(t *testing.T) {
 		{"example", dns.TypeAXFR, dns.RcodeNotImplemented, ""},
 		{"secret.tunnel.test", dns.TypeTXT, dns.RcodeNameError, ""},
 		{"tunnel.test", dns.TypeHTTPS, dns.RcodeNameError, ""},
+		{`x\.www.example`, dns.TypeA, dns.RcodeNameError, ""},
+		{`\000.example`, dns.TypeTXT, dns.RcodeNameError, ""},
+		{".", dns.TypeA, dns.RcodeNameError, ""},
 		{"localhost", dns.TypeA, dns.RcodeSuccess, "localhost. A 127.0.0.1"},
 		{"a.localhost", dns.TypeAAAA, dns.RcodeSuccess, "a.localhost. AAAA ::1"},
 		{"3.113.0.203.in-addr.arpa", dns.TypePTR, dns.RcodeSuccess, "3.113.0.203.in-addr.arpa. PTR rebind.example."},
@@ -464,7 +467,7 @@ func TestExchangeTriesTCPForWhatIsCutOff(t *testing.T) {
 		m.SetReply(q)
 		m.Truncated = true
 		_ = w.WriteMsg(m)
-	}, "127.0.0.1:0")
+	}, "127.77.1.1:0") // an address of its own: the port must be free for TCP too
 	server(t, "tcp", func(w dns.ResponseWriter, q *dns.Msg) {
 		m, _ := z.Exchange(context.Background(), q)
 		_ = w.WriteMsg(m)

@@ -68,8 +68,8 @@ type Network struct {
 	closing sync.Once
 }
 
-// New starts the network of a sandbox over conn, which carries its frames, and
-// takes conn over. Close ends it.
+// New starts the network of a sandbox over conn, which carries its frames. Close
+// ends it, and conn with it; after an error conn is still the caller's.
 func New(conn net.Conn, cfg Config) (*Network, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {

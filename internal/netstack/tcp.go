@@ -264,7 +264,7 @@ func (t *tcpFlow) accept() (*guestConn, error) {
 		ep.SocketOptions().SetSendBufferSize(narrowBuffer, true)
 	}
 	g.TCPConn, g.ep = gonet.NewTCPConn(&g.queue, ep), ep
-	g.watchIdle(t.n.cfg.Limits.TCPIdle)
+	g.idle.start(t.n.cfg.Limits.TCPIdle, g.abort)
 	return g, nil
 }
 
@@ -276,8 +276,7 @@ type guestConn struct {
 
 	sent, received atomic.Int64 // by the guest
 	dialed         atomic.Value // string
-	last           atomic.Int64 // Unix nanoseconds of the last data
-	idle           *time.Timer
+	idle           idleTimer
 }
 
 // Read counts what the guest sent.
@@ -285,7 +284,7 @@ func (g *guestConn) Read(b []byte) (int, error) {
 	k, err := g.TCPConn.Read(b)
 	if k > 0 {
 		g.sent.Add(int64(k))
-		g.last.Store(time.Now().UnixNano())
+		g.idle.seen()
 	}
 	return k, err
 }
@@ -295,27 +294,45 @@ func (g *guestConn) Write(b []byte) (int, error) {
 	k, err := g.TCPConn.Write(b)
 	if k > 0 {
 		g.received.Add(int64(k))
-		g.last.Store(time.Now().UnixNano())
+		g.idle.seen()
 	}
 	return k, err
 }
 
-// watchIdle aborts the connection after a time without data.
-func (g *guestConn) watchIdle(limit time.Duration) {
-	g.last.Store(time.Now().UnixNano())
-	var mu sync.Mutex
-	mu.Lock() // until g.idle is set
-	defer mu.Unlock()
-	g.idle = time.AfterFunc(limit, func() {
-		mu.Lock()
-		defer mu.Unlock()
-		left := limit - time.Since(time.Unix(0, g.last.Load()))
-		if left <= 0 {
-			g.abort()
-			return
+// idleTimer calls something after a time in which nothing was seen.
+type idleTimer struct {
+	mu    sync.Mutex
+	timer *time.Timer  // nil once stopped
+	last  atomic.Int64 // Unix nanoseconds
+}
+
+func (i *idleTimer) seen() { i.last.Store(time.Now().UnixNano()) }
+
+func (i *idleTimer) start(limit time.Duration, idle func()) {
+	i.seen()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.timer = time.AfterFunc(limit, func() {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		left := limit - time.Since(time.Unix(0, i.last.Load()))
+		switch {
+		case i.timer == nil:
+		case left > 0:
+			i.timer.Reset(left)
+		default:
+			idle()
 		}
-		g.idle.Reset(left)
 	})
+}
+
+func (i *idleTimer) stop() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.timer != nil {
+		i.timer.Stop()
+		i.timer = nil
+	}
 }
 
 // abort resets the connection. It may be called at any time and again.
@@ -323,7 +340,7 @@ func (g *guestConn) abort() { g.ep.Abort() }
 
 // Close closes without waiting for the guest.
 func (g *guestConn) Close() error {
-	g.idle.Stop()
+	g.idle.stop()
 	return g.TCPConn.Close()
 }
 
@@ -331,7 +348,7 @@ func (g *guestConn) Close() error {
 // connection. A guest that does not in time is reset: nothing of a closed flow
 // outlives it.
 func (g *guestConn) finish(ctx context.Context, linger time.Duration) {
-	g.idle.Stop()
+	g.idle.stop()
 	defer g.TCPConn.Close()
 	entry, changed := waiter.NewChannelEntry(waiter.EventHUp | waiter.EventErr | waiter.WritableEvents)
 	g.queue.EventRegister(&entry)
