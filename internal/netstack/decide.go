@@ -108,12 +108,17 @@ type Decision struct {
 	Hold   time.Duration
 	Answer <-chan Decision
 
-	// Handler gets the guest's end with Serve.
-	Handler Handler
+	// Handler gets the guest's end with Serve. With DialFirst the connection that
+	// an Allow of the same Name, Addr and Port would make is made before the guest
+	// is answered, so that the guest sees a refused port as such; nothing of the
+	// guest is sent on it, and the handler's first DialFunc call that asks for the
+	// same gets it.
+	Handler   Handler
+	DialFirst bool
 }
 
 // DialFunc connects to what the flow wanted or what d says instead. d must be
-// Allow; everything else is an error of class Denied.
+// Allow; everything else is an error of class Denied. Either is recorded.
 type DialFunc func(ctx context.Context, d Decision) (net.Conn, error)
 
 // Handler serves a TCP flow itself: it sees what the guest sends before anything

@@ -30,7 +30,8 @@
 // without an answer to the guest until there is one. Serve hands the guest's end
 // of a TCP flow to a Handler, for those that must see what the guest sends (the
 // name in a TLS greeting, an HTTP request) before they can decide; it gets a
-// function to dial with, which takes a Decision again.
+// function to dial with, which takes a Decision again, and Relay for the rest. Its
+// guest is answered at once, or with DialFirst after the host has connected.
 //
 // # TCP
 //

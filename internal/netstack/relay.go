@@ -20,31 +20,27 @@ var (
 	largeBuffers = sync.Pool{New: func() any { return new([largeCopy]byte) }}
 )
 
-// end is one side of a relayed flow.
-type end interface {
-	io.ReadWriter
-	CloseWrite() error
-}
-
-// relay copies both ways until both have ended, each end being passed on by
-// itself. An error on either side resets both. It closes host.
-func relay(ctx context.Context, guest *guestConn, host net.Conn) error {
+// Relay copies both ways until both have ended, each end being passed on by
+// itself. An error on either side, and the end of ctx, resets both. It closes
+// host. It is for a Handler that has seen enough: what it has read of the guest
+// it sends to host before.
+func Relay(ctx context.Context, guest, host net.Conn) error {
 	var once sync.Once
 	var first error
 	fail := func(err error) {
 		once.Do(func() {
 			first = err
-			resetHost(host)
-			guest.abort()
+			reset(host)
+			reset(guest)
 		})
 	}
 	stop := context.AfterFunc(ctx, func() { fail(ctx.Err()) })
 	up := make(chan struct{})
 	go func() {
 		defer close(up)
-		copyHalf(hostEnd{host}, guest, fail)
+		copyHalf(halves{host}, halves{guest}, fail)
 	}()
-	copyHalf(guest, hostEnd{host}, fail)
+	copyHalf(halves{guest}, halves{host}, fail)
 	<-up
 	stop()
 	once.Do(func() {}) // whatever fails now is late, and first may be read
@@ -52,7 +48,7 @@ func relay(ctx context.Context, guest *guestConn, host net.Conn) error {
 	return first
 }
 
-func copyHalf(to, from end, fail func(error)) {
+func copyHalf(to, from halves, fail func(error)) {
 	err := copyAll(to, from)
 	if err == nil {
 		err = to.CloseWrite()
@@ -95,21 +91,25 @@ func copyWith(to io.Writer, from io.Reader, buf []byte, untilFull bool) (full bo
 	}
 }
 
-// hostEnd makes any connection an end. One that cannot close a single direction
-// is left open until the other ends too.
-type hostEnd struct{ net.Conn }
+// halves closes one direction of a connection. One that cannot is left open
+// until the other direction ends too.
+type halves struct{ net.Conn }
 
-func (h hostEnd) CloseWrite() error {
+func (h halves) CloseWrite() error {
 	if c, ok := h.Conn.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
 	}
 	return nil
 }
 
-// resetHost closes so that the other side sees a failure, not an end.
-func resetHost(host net.Conn) {
-	if c, ok := host.(*net.TCPConn); ok {
+// reset ends a connection so that its other side sees a failure, not an end.
+func reset(conn net.Conn) {
+	switch c := conn.(type) {
+	case *guestConn:
+		c.abort() // its flow closes it
+		return
+	case *net.TCPConn:
 		_ = c.SetLinger(0) // fails on a connection that is gone already
 	}
-	host.Close()
+	conn.Close()
 }

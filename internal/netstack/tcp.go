@@ -141,7 +141,7 @@ type answer uint8
 
 const (
 	nothing answer = iota
-	reset
+	resetting
 )
 
 // answer ends the time before the handshake.
@@ -149,7 +149,7 @@ func (t *tcpFlow) answer(a answer) {
 	if t.request == nil {
 		return
 	}
-	t.request.Complete(a == reset)
+	t.request.Complete(a == resetting)
 	t.request = nil
 	t.n.syns.remove(t.id)
 }
@@ -157,7 +157,7 @@ func (t *tcpFlow) answer(a answer) {
 func (t *tcpFlow) deny(d Decision) {
 	switch d.How {
 	case Reset:
-		t.answer(reset)
+		t.answer(resetting)
 	case Unreachable:
 		t.n.sendUnreachable(t.origin, refusedByPolicy)
 	}
@@ -176,11 +176,11 @@ func (t *tcpFlow) forward(d Decision) {
 	t.dialed = host.RemoteAddr().String()
 	guest, err := t.accept()
 	if err != nil {
-		resetHost(host)
+		reset(host)
 		t.end(nil, err)
 		return
 	}
-	err = relay(t.n.ctx, guest, host)
+	err = Relay(t.n.ctx, guest, host)
 	guest.finish(t.n.ctx, t.n.cfg.Limits.Linger)
 	t.end(guest, err)
 }
@@ -189,39 +189,12 @@ func (t *tcpFlow) forward(d Decision) {
 func (t *tcpFlow) fail(err error) {
 	switch outcomeOf(err) {
 	case looksRefused:
-		t.answer(reset)
+		t.answer(resetting)
 	case looksUnreachable:
 		t.n.sendUnreachable(t.origin, refusedHost)
 	}
 	t.answer(nothing)
 	t.end(nil, err)
-}
-
-// serve gives the guest's side to a handler.
-func (t *tcpFlow) serve(d Decision) {
-	t.began = time.Now()
-	guest, err := t.accept()
-	if err != nil {
-		t.end(nil, err)
-		return
-	}
-	stop := context.AfterFunc(t.n.ctx, guest.abort)
-	defer stop()
-	dial := func(ctx context.Context, d Decision) (net.Conn, error) {
-		conn, err := t.n.dial(ctx, t.flow, d)
-		if err == nil {
-			guest.dialed.Store(conn.RemoteAddr().String())
-		}
-		return conn, err
-	}
-	if err = d.Handler(t.n.ctx, guest, t.flow, dial); err != nil {
-		guest.abort()
-	} else {
-		_ = guest.CloseWrite() // it fails only where the guest has closed or reset
-	}
-	guest.finish(t.n.ctx, t.n.cfg.Limits.Linger)
-	t.dialed, _ = guest.dialed.Load().(string)
-	t.end(guest, err)
 }
 
 func (t *tcpFlow) serveDNS() {
@@ -275,7 +248,6 @@ type guestConn struct {
 	queue waiter.Queue
 
 	sent, received atomic.Int64 // by the guest
-	dialed         atomic.Value // string
 	idle           idleTimer
 }
 
@@ -297,42 +269,6 @@ func (g *guestConn) Write(b []byte) (int, error) {
 		g.idle.seen()
 	}
 	return k, err
-}
-
-// idleTimer calls something after a time in which nothing was seen.
-type idleTimer struct {
-	mu    sync.Mutex
-	timer *time.Timer  // nil once stopped
-	last  atomic.Int64 // Unix nanoseconds
-}
-
-func (i *idleTimer) seen() { i.last.Store(time.Now().UnixNano()) }
-
-func (i *idleTimer) start(limit time.Duration, idle func()) {
-	i.seen()
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.timer = time.AfterFunc(limit, func() {
-		i.mu.Lock()
-		defer i.mu.Unlock()
-		left := limit - time.Since(time.Unix(0, i.last.Load()))
-		switch {
-		case i.timer == nil:
-		case left > 0:
-			i.timer.Reset(left)
-		default:
-			idle()
-		}
-	})
-}
-
-func (i *idleTimer) stop() {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.timer != nil {
-		i.timer.Stop()
-		i.timer = nil
-	}
 }
 
 // abort resets the connection. It may be called at any time and again.

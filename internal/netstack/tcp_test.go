@@ -295,12 +295,65 @@ func TestTCPServe(t *testing.T) {
 	if d.calls.Load() != 0 {
 		t.Error("dialled")
 	}
+	g.log.wait(t, func(e Event) bool { return e.Kind == EventFlow && e.Reason == "not a good word" })
 	c = g.mustDial(t, world(443))
 	if _, err := c.Write([]byte("good\n")); err != nil {
 		t.Fatal(err)
 	}
 	if b, err := io.ReadAll(c); string(b) != "good\n" || err != nil {
 		t.Errorf("guest got %q, %v", b, err)
+	}
+}
+
+// TestTCPServeDialFirst: the guest's handshake tells of the host's, and the
+// handler that sees the first bytes gets the connection that was made for it.
+func TestTCPServeDialFirst(t *testing.T) {
+	ends := make(chan error, 2)
+	addr := listen(t, func(c *net.TCPConn) {
+		_, err := io.Copy(c, c)
+		ends <- err
+	})
+	a := netip.MustParseAddrPort(addr.String())
+	handler := func(ctx context.Context, guest net.Conn, f Flow, dial DialFunc) error {
+		first := make([]byte, 4)
+		if _, err := io.ReadFull(guest, first); err != nil {
+			return err
+		}
+		if string(first) != "good" {
+			return errors.New("not a good word")
+		}
+		host, err := dial(ctx, Decision{Verdict: Allow, Addr: a.Addr(), Port: f.Dst.Port()})
+		if err != nil {
+			return err
+		}
+		if _, err := host.Write(first); err != nil {
+			return err
+		}
+		return Relay(ctx, guest, host)
+	}
+	d := &dialer{}
+	g := start(t, Config{Dialer: d, Decider: policy{flow: func(f Flow) Decision {
+		return Decision{Verdict: Serve, Handler: handler, DialFirst: true, Addr: a.Addr(), Port: f.Dst.Port()}
+	}}})
+	if _, err := g.dial(world(1)); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("guest got %v", err)
+	}
+	d.calls.Store(0)
+	for _, test := range []struct{ say, want string }{{"good bye", "good bye"}, {"evil one", ""}} {
+		c := g.mustDial(t, world(a.Port()))
+		if _, err := c.Write([]byte(test.say)); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.CloseWrite()
+		if b, err := io.ReadAll(c); string(b) != test.want || (err != nil) != (test.want == "") {
+			t.Errorf("guest got %q, %v", b, err)
+		}
+		if err := <-ends; (err != nil) != (test.want == "") {
+			t.Errorf("the server saw %v", err)
+		}
+	}
+	if n := d.calls.Load(); n != 2 {
+		t.Errorf("dialled %d times", n)
 	}
 }
 
