@@ -3,7 +3,6 @@ package netstack
 import (
 	"context"
 	"errors"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
