@@ -81,6 +81,8 @@ var onlyIn = []struct {
 	{"github.com/google/go-containerregistry/...", []string{"internal/image/..."}, "one place knows registries"},
 	{"github.com/moby/buildkit/...", []string{"internal/image/..."}, "one place knows Dockerfiles"},
 	{"github.com/spf13/...", []string{"internal/cli"}, "one place knows the command line"},
+	{"gvisor.dev/gvisor/...", []string{"internal/netstack"}, "one place knows the guest's packets"},
+	{"github.com/miekg/dns", []string{"internal/netstack"}, "one place knows DNS messages"},
 	{"os/signal", []string{"cmd/smolvm", "cmd/smolvm-agent", "internal/cli", "internal/supervisor", "internal/guest/agent/...", "bench"}, "signals are for processes, not for libraries"},
 }
 
