@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -111,9 +112,22 @@ func (c *Client) Open(ctx context.Context, op guest.Op, req wire.Message) (guest
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		return nil, err
+		return nil, unanswered(err)
 	}
 	return st, nil
+}
+
+// unanswered says what it means that a supervisor took a connection and did not
+// answer.
+func unanswered(err error) error {
+	var e *api.Error
+	switch {
+	case errors.As(err, &e):
+		return err
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return api.Errorf(api.Timeout, "ask the sandbox's supervisor: it does not answer")
+	}
+	return api.Errorf(api.Unavailable, "ask the sandbox's supervisor: %w", ErrEnded)
 }
 
 // upgradeTime bounds the answer to the upgrade, which a supervisor gives before
