@@ -20,16 +20,19 @@ const most = 1.4
 // creates measures a create from a template to the end of its first command, where
 // its time goes, and the same by the program.
 func creates(ctx context.Context, b *suite) error {
-	floor, err := b.continued(ctx)
-	if err != nil {
+	if _, err := b.client.BuildTemplate(ctx, b.spec); err != nil {
 		return err
 	}
 	var l laps
-	for range createSamples {
-		if err := b.createOnce(ctx, &l); err != nil {
-			return err
-		}
+	t, err := b.floor.Continue(ctx, b.spec, createSamples, func() error { return b.createOnce(ctx, &l) })
+	if err != nil {
+		return err
 	}
+	floor := sorted(t.First)
+	report("floor: QEMU answers", sorted(t.Greeted), nil)
+	report("floor: memory and devices are loaded", sorted(t.Loaded), nil)
+	report("floor: first command ended", floor, nil)
+	report("floor: second command alone", sorted(t.Second), nil)
 	reportBelow("create from a template, first command ended", l.take("all"), floor, most)
 	l.report()
 	run, err := collect(createSamples, 2, func() error { return b.run(ctx) })
@@ -43,20 +46,6 @@ func creates(ctx context.Context, b *suite) error {
 // run runs `true` in a sandbox of the benchmark's sizes, by the program.
 func (b *suite) run(ctx context.Context) error {
 	return b.cli(ctx, "run", "--memory", fmt.Sprint(memoryMiB), "--", "true")
-}
-
-// continued measures the floor of what continues a saved machine, to the end of the
-// first command.
-func (b *suite) continued(ctx context.Context) (sample, error) {
-	t, err := b.floor.Continue(ctx, smolvm.Spec{MemoryMiB: memoryMiB}, createSamples)
-	if err != nil {
-		return nil, err
-	}
-	report("floor: QEMU answers", sorted(t.Greeted), nil)
-	report("floor: memory and devices are loaded", sorted(t.Loaded), nil)
-	report("floor: first command ended", sorted(t.First), nil)
-	report("floor: second command alone", sorted(t.Second), nil)
-	return sorted(t.First), nil
 }
 
 func (b *suite) createOnce(ctx context.Context, l *laps) error {

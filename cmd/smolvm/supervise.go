@@ -128,11 +128,11 @@ func (p provider) Disk(ctx context.Context, path string, mib int) error {
 func (p provider) Overlay(path string, mib int) error { return disk.Overlay(path, int64(mib)<<20) }
 
 // floor is what smolvm bench compares with.
-func floor(ctx context.Context, spec api.Spec, n int) (cli.FloorTimes, error) {
+func floor(ctx context.Context, spec api.Spec, n int, then func() error) (cli.FloorTimes, error) {
 	s, err := store.Open("")
 	if err != nil {
 		return cli.FloorTimes{}, err
 	}
-	t, err := bench.Floor{Store: s, Driver: &qemu.Driver{}}.Continue(ctx, spec, n)
+	t, err := bench.Floor{Store: s, Driver: &qemu.Driver{}}.Continue(ctx, spec, n, then)
 	return cli.FloorTimes(t), err
 }

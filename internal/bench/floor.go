@@ -3,7 +3,7 @@
 // agent only a loop that starts /bin/true, and there is no supervisor.
 //
 //	f := bench.Floor{Store: s, Driver: d}
-//	times, err := f.Continue(ctx, spec, 20)
+//	times, err := f.Continue(ctx, spec, 20, func() error { ... })
 //
 // What is above it is smolvm's own cost, and what is below it nobody can save
 // without another VMM.
@@ -53,8 +53,9 @@ const (
 )
 
 // Continue boots a guest of spec's image and sizes, saves it, and continues it n
-// times, one after the other.
-func (f Floor) Continue(ctx context.Context, spec api.Spec, n int) (Continued, error) {
+// times, one after the other. After each it calls then, if that is not nil, to
+// measure what is compared with the floor: a host is not as fast now as a minute ago.
+func (f Floor) Continue(ctx context.Context, spec api.Spec, n int, then func() error) (Continued, error) {
 	var t Continued
 	if _, ok := f.Driver.(vmm.Restorer); !ok {
 		return t, api.Errorf(api.Unavailable, "measure the floor: this VMM cannot save machines")
@@ -63,10 +64,16 @@ func (f Floor) Continue(ctx context.Context, spec api.Spec, n int) (Continued, e
 	err := f.with(ctx, spec, func(c vmm.Config) error {
 		saved, err := f.save(ctx, c)
 		if err != nil {
-			return err
+			return fmt.Errorf("measure the floor: %w", err)
 		}
 		for range n {
 			if err := f.again(ctx, saved, spec.DiskMiB, &t); err != nil {
+				return fmt.Errorf("measure the floor: %w", err)
+			}
+			if then == nil {
+				continue
+			}
+			if err := then(); err != nil {
 				return err
 			}
 		}
@@ -107,13 +114,10 @@ func (f Floor) with(ctx context.Context, spec api.Spec, do func(vmm.Config) erro
 	}
 	defer scratch.Close()
 	c, err := f.config(ctx, spec, scratch.Path())
-	if err == nil {
-		err = do(c)
-	}
 	if err != nil {
 		return fmt.Errorf("measure the floor: %w", err)
 	}
-	return nil
+	return do(c)
 }
 
 func (f Floor) config(ctx context.Context, spec api.Spec, dir string) (vmm.Config, error) {

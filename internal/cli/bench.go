@@ -148,9 +148,10 @@ func (d benchData) print(w io.Writer) {
 }
 
 // Floor measures the raw floor on this host: what the VMM alone takes to continue
-// a saved machine of a spec's sizes and to have it execute two commands. It leaves
-// nothing.
-type Floor func(ctx context.Context, spec smolvm.Spec, n int) (FloorTimes, error)
+// a saved machine of a spec's sizes and to have it execute two commands. After each
+// of the n times it calls then, so that what is compared is measured in turns. It
+// leaves nothing.
+type Floor func(ctx context.Context, spec smolvm.Spec, n int, then func() error) (FloorTimes, error)
 
 // FloorTimes are n samples of each step, all from the start of the VMM but Second.
 type FloorTimes struct {
