@@ -24,6 +24,21 @@ func TestErrorKeepsClassTextAndCause(t *testing.T) {
 	}
 }
 
+func TestErrorKeepsCodeAndNextStep(t *testing.T) {
+	inner := Errorf(Denied, "it was altered").WithCode("altered").WithRecovery("do not use it")
+	for _, e := range []*Error{Errorf(Denied, "start: %w", inner), Errorf(Denied, "start: %w", fmt.Errorf("open: %w", inner))} {
+		if e.Code != "altered" || e.Recovery != "do not use it" {
+			t.Errorf("%+v", e)
+		}
+	}
+	// What helps against one class need not help against another.
+	for _, e := range []*Error{Errorf(Internal, "start: %w", inner), Errorf(Denied, "start"), Errorf(Denied, "start: %v", inner)} {
+		if e.Code != "" || e.Recovery != "" {
+			t.Errorf("%+v", e)
+		}
+	}
+}
+
 func TestCheckRefusesBadSpecs(t *testing.T) {
 	many := map[string]string{}
 	for i := range MaxEnv + 1 {

@@ -223,6 +223,9 @@ func (h *host) Disk(ctx context.Context, path string, mib int) error {
 	if err := h.step(ctx, "disk"); err != nil {
 		return err
 	}
+	if h.has("large disks") {
+		return os.WriteFile(path, bytes.Repeat([]byte("disk"), 250<<10), 0o600)
+	}
 	return os.WriteFile(path, []byte("disk"), 0o600)
 }
 

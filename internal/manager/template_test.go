@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -324,24 +325,29 @@ var templateLaws = []law{
 		l.ok(<-removed)
 	}},
 	{"the budget removes what was not used for longest", func(l *life) {
-		l.TemplateBudgetMiB = 1
-		key := func(s smolvm.Spec) string {
-			tpl, err := l.BuildTemplate(l.ctx, s)
+		l.faults("large disks") // of nearly 1 MiB
+		l.TemplateBudgetMiB = 2
+		key := func(cpus int) string {
+			tpl, err := l.BuildTemplate(l.ctx, smolvm.Spec{CPUs: cpus})
 			l.ok(err)
-			// Their real sizes are those of a fake machine. One is about a third of the budget.
-			return tpl.Key
+			return filepath.Join(l.Home, "templates", tpl.Key)
 		}
-		a, b := key(smolvm.Spec{CPUs: 1}), key(smolvm.Spec{CPUs: 2})
-		if again := key(smolvm.Spec{CPUs: 1}); again != a {
+		a, b := key(1), key(2)
+		if again := key(1); again != a {
 			l.Errorf("%s was built again as %s", a, again)
 		}
 		if list := l.templates(); len(list) != 2 {
 			l.Fatalf("%v", list)
 		}
-		l.TemplateBudgetMiB = -1 // beyond everything: only the newest stays
-		c := key(smolvm.Spec{CPUs: 3})
-		if list := l.templates(); len(list) != 1 || filepath.Base(list[0]) != c {
-			l.Errorf("%v is left of %s, %s, %s", list, a, b, c)
+		c := key(3)
+		list := l.templates()
+		if len(list) != 2 || slices.Contains(list, b) || !slices.Contains(list, a) || !slices.Contains(list, c) {
+			l.Errorf("%v are left of %s, %s, %s", list, a, b, c)
+		}
+		l.TemplateBudgetMiB = 1 // less than two: the newest stays
+		d := key(4)
+		if list := l.templates(); !slices.Equal(list, []string{d}) {
+			l.Errorf("%v are left, want %s", list, d)
 		}
 	}},
 	{"build of a template that is there builds nothing", func(l *life) {
