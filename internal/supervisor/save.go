@@ -323,8 +323,13 @@ func (s *Supervisor) hibernate() (err error) {
 	m, err := s.save(ctx, saving{parts: s.dir.Parts(), sync: true, still: true})
 	if err == nil {
 		err = point.Write(s.key, s.dir.Hibernated(), s.dir.Parts(), m, point.Durable)
-		if err != nil && s.gate.get().State == api.StateRunning {
-			err = errors.Join(err, s.goOn(ctx, saving{}))
+		if err != nil {
+			// It may be there without being durable, and would be continued in place of
+			// what the sandbox does from now on.
+			os.Remove(s.dir.Hibernated())
+			if s.gate.get().State == api.StateRunning {
+				err = errors.Join(err, s.goOn(ctx, saving{}))
+			}
 		}
 	}
 	if err != nil {
