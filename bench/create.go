@@ -28,12 +28,22 @@ func creates(ctx context.Context, b *suite) error {
 	if err != nil {
 		return err
 	}
+	agent := b.floor
+	agent.Agent = true
+	u, err := agent.Continue(ctx, b.spec, createSamples, nil)
+	if err != nil {
+		return err
+	}
 	floor := sorted(t.First)
 	report("floor: QEMU answers", sorted(t.Greeted), nil)
 	report("floor: memory and devices are loaded", sorted(t.Loaded), nil)
 	report("floor: first command ended", floor, nil)
 	report("floor: second command alone", sorted(t.Second), nil)
-	reportBelow("create from a template, first command ended", l.take("all"), floor, most)
+	report("floor with the agent: first command ended", sorted(u.First), floor)
+	report("floor with the agent: second command alone", sorted(u.Second), sorted(t.Second))
+	whole := l.take("all")
+	reportBelow("create from a template, first command ended", whole, floor, most)
+	report("  the same, beside the floor with the agent", whole, sorted(u.First))
 	l.report()
 	run, err := collect(createSamples, 2, func() error { return b.run(ctx) })
 	if err != nil {

@@ -12,8 +12,6 @@ package bench
 import (
 	"context"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -33,6 +31,10 @@ import (
 type Floor struct {
 	Store  store.Store // has the kernel and the image
 	Driver vmm.Driver  // whose machines can be saved
+
+	// Agent has smolvm's agent in the guest after all: what is above that floor is
+	// the supervisor and the guest's new identity, what is below it the agent.
+	Agent bool
 }
 
 // Continued is what it took to continue a saved machine, n times: all from the
@@ -48,8 +50,7 @@ const (
 	warm   = 5                      // commands before the guest is saved: they page in what the next one needs
 	settle = 500 * time.Millisecond // for the guest to become quiet before it is saved
 
-	bootTime    = 3 * time.Minute
-	commandTime = 30 * time.Second
+	bootTime = 3 * time.Minute
 )
 
 // Continue boots a guest of spec's image and sizes, saves it, and continues it n
@@ -86,15 +87,15 @@ func (f Floor) Continue(ctx context.Context, spec api.Spec, n int, then func() e
 // ones that do not count.
 func (f Floor) Commands(ctx context.Context, spec api.Spec, warm, n int) (times []time.Duration, err error) {
 	err = f.with(ctx, spec.WithDefaults(), func(c vmm.Config) error {
-		m, conn, err := f.boot(ctx, c)
+		g, err := f.boot(ctx, c)
 		if err != nil {
 			return err
 		}
-		defer m.Kill()
-		defer conn.Close()
+		defer g.vm.Kill()
+		defer g.close()
 		for i := range warm + n {
 			t := time.Now()
-			if err := command(ctx, m, conn, commandTime); err != nil {
+			if err := g.command(ctx); err != nil {
 				return err
 			}
 			if i >= warm {
@@ -149,53 +150,57 @@ func (f Floor) config(ctx context.Context, spec api.Spec, dir string) (vmm.Confi
 	c := vmm.Config{
 		Name: "floor", Dir: dir, CPUs: spec.CPUs, MemoryMiB: spec.MemoryMiB, Accel: spec.Accel,
 		Kernel: k.Vmlinux(), Initrd: initrd,
-		Args:   "-- floor", // what follows the dashes are arguments of the first process
 		Disks:  []vmm.Disk{{Path: base.RootFS, Format: vmm.Raw, ReadOnly: true}, {Path: layer, Format: vmm.Raw}},
 		Memory: &vmm.Memory{Path: memory, Shared: true},
+	}
+	if !f.Agent {
+		c.Args = "-- floor" // what follows the dashes are arguments of the first process
 	}
 	return c, guestmem.BaseFile(memory, spec.MemoryMiB)
 }
 
 // boot boots the guest and returns when it has executed its first command.
-func (f Floor) boot(ctx context.Context, c vmm.Config) (vmm.Machine, net.Conn, error) {
+func (f Floor) boot(ctx context.Context, c vmm.Config) (*talk, error) {
+	ctx, cancel := context.WithTimeout(ctx, bootTime)
+	defer cancel()
 	m, err := f.Driver.Start(ctx, c)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	conn, err := m.Dial(ctx)
+	g, err := f.dial(ctx, m)
 	if err == nil {
-		err = command(ctx, m, conn, bootTime)
+		err = g.command(ctx)
 	}
 	if err != nil {
 		m.Kill()
-		return nil, nil, err
+		return nil, err
 	}
-	return m, conn, nil
+	return g, nil
 }
 
 // save returns what continues the guest.
 func (f Floor) save(ctx context.Context, c vmm.Config) (vmm.Config, error) {
-	m, conn, err := f.boot(ctx, c)
+	g, err := f.boot(ctx, c)
 	if err != nil {
 		return c, err
 	}
-	defer m.Kill()
+	defer g.vm.Kill()
 	for range warm {
-		if err := command(ctx, m, conn, commandTime); err != nil {
+		if err := g.command(ctx); err != nil {
 			return c, err
 		}
 	}
-	conn.Close()
+	g.close()
 	select {
 	case <-time.After(settle):
 	case <-ctx.Done():
 		return c, context.Cause(ctx)
 	}
-	if err := m.Pause(ctx); err != nil {
+	if err := g.vm.Pause(ctx); err != nil {
 		return c, err
 	}
 	devices := filepath.Join(c.Dir, "devices")
-	if err := m.(vmm.Saver).SaveDevices(ctx, devices); err != nil {
+	if err := g.vm.(vmm.Saver).SaveDevices(ctx, devices); err != nil {
 		return c, err
 	}
 	c.Memory = &vmm.Memory{Path: c.Memory.Path}
@@ -226,39 +231,19 @@ func (f Floor) again(ctx context.Context, c vmm.Config, diskMiB int, t *Continue
 	if err := m.Resume(ctx); err != nil {
 		return err
 	}
-	conn, err := m.Dial(ctx)
+	g, err := f.dial(ctx, m)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	if err := command(ctx, m, conn, commandTime); err != nil {
+	defer g.close()
+	if err := g.command(ctx); err != nil {
 		return err
 	}
 	first = time.Since(begin)
-	if err := command(ctx, m, conn, commandTime); err != nil {
+	if err := g.command(ctx); err != nil {
 		return err
 	}
 	t.Second = append(t.Second, time.Since(begin)-first)
 	t.Greeted, t.Loaded, t.First = append(t.Greeted, greeted), append(t.Loaded, loaded), append(t.First, first)
-	return nil
-}
-
-// command has the guest execute /bin/true: a byte asks for it, a byte comes back.
-func command(ctx context.Context, m vmm.Machine, conn net.Conn, limit time.Duration) error {
-	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
-	if err := conn.SetDeadline(time.Now().Add(limit)); err != nil {
-		return err
-	}
-	b := []byte{0}
-	_, err := conn.Write(b)
-	if err == nil {
-		_, err = io.ReadFull(conn, b)
-	}
-	switch {
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case err != nil:
-		return api.Errorf(api.Unavailable, "have its guest execute a command: %w\n%s", err, m.LastWords())
-	}
 	return nil
 }
