@@ -275,6 +275,10 @@ var poolLaws = []law{
 			l.Fatal("it was created")
 		}
 		l.faults()
+		l.eventually("the member goes", func() bool {
+			list, err := l.List(l.ctx, smolvm.ListOptions{})
+			return err == nil && len(list) == 0
+		})
 		l.alone()
 		l.full(1)
 		l.claimed(smolvm.Spec{Name: "web"})
