@@ -157,6 +157,10 @@ type Rewind struct {
 // connection carries the messages of one guest stream.
 const StreamProtocol = "smolvm-stream"
 
+// CodeSpent is the code of the error of a member of a pool that ends because it could
+// not be taken.
+const CodeSpent = "spent"
+
 // CodeSupervised is the code of the error of a start that found another supervisor.
 const CodeSupervised = "supervised"
 

@@ -87,6 +87,12 @@ func (m *Manager) take(ctx context.Context, id string, spec api.Spec) (*Handle, 
 	}
 	if err != nil || b.Sandbox == nil {
 		conn.Close()
+		if err != nil && api.AsError(err).Code == control.CodeSpent {
+			// It may have the name already, which the next must find free.
+			clean, cancel := undo.Context(ctx)
+			defer cancel()
+			(&Handle{m: m, id: id}).waitFree(clean)
+		}
 		return nil, errors.Join(err, context.Cause(ctx))
 	}
 	if spec.Ephemeral {

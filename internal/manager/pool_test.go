@@ -51,6 +51,17 @@ func (l *life) claimed(s smolvm.Spec) *smolvm.Sandbox {
 	return sb
 }
 
+// nobody waits until there is no sandbox but who waits: one that is spent goes a
+// moment after its client was told.
+func (l *life) nobody() {
+	l.Helper()
+	l.eventually("it leaves nothing", func() bool {
+		list, err := l.List(l.ctx, smolvm.ListOptions{})
+		return err == nil && len(list) == 0
+	})
+	l.alone()
+}
+
 // kinds are the processes of one errand.
 func (l *life) kinds(errand string) []testenv.Process {
 	return slices.DeleteFunc(testenv.Processes(l.Home), func(p testenv.Process) bool { return !slices.Contains(p.Args, errand) })
@@ -241,13 +252,10 @@ var poolLaws = []law{
 				l.is(sb, api.StateRunning, "")
 				l.ok(sb.Remove(l.ctx))
 			} else {
-				l.eventually("it leaves nothing", func() bool {
-					_, err := l.Get(l.ctx, "web")
-					return err != nil
-				})
+				l.nobody()
 			}
-			l.alone()
 			l.full(1)
+			l.nobody()
 		}
 		l.claimed(smolvm.Spec{}) // and the pool serves on
 	}},
@@ -260,10 +268,7 @@ var poolLaws = []law{
 		cmd.Process.Kill()
 		cmd.Wait()
 		l.faults()
-		l.eventually("the sandbox goes", func() bool {
-			list, err := l.List(l.ctx, smolvm.ListOptions{})
-			return err == nil && len(list) == 0
-		})
+		l.nobody()
 		l.full(1)
 		l.claimed(smolvm.Spec{})
 	}},
@@ -275,11 +280,7 @@ var poolLaws = []law{
 			l.Fatal("it was created")
 		}
 		l.faults()
-		l.eventually("the member goes", func() bool {
-			list, err := l.List(l.ctx, smolvm.ListOptions{})
-			return err == nil && len(list) == 0
-		})
-		l.alone()
+		l.nobody()
 		l.full(1)
 		l.claimed(smolvm.Spec{Name: "web"})
 	}},

@@ -75,7 +75,7 @@ func (s *Supervisor) claim(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	conn.SetDeadline(time.Time{})
-	if err := s.serveClaim(conn, c, lifelineOf(conn, buf.Reader)); err != nil {
+	if err := s.serveClaim(conn, c, lifelineOf(buf.Reader)); err != nil {
 		conn.Close()
 	}
 }
@@ -101,21 +101,22 @@ func (s *Supervisor) serveClaim(conn net.Conn, c control.Create, client <-chan s
 		err = json.NewEncoder(conn).Encode(control.Birth{Sandbox: &info})
 	}
 	if err != nil {
-		select {
-		case s.ends <- end{state: api.StateStopped, reason: "its client ended", grace: -1, remove: true}:
-		case <-s.over:
-		}
+		s.spend()
+		return err
 	}
-	return err
+	go func() { // for an ephemeral sandbox that is the end
+		<-client
+		conn.Close()
+	}()
+	return nil
 }
 
-// lifelineOf is closed when the peer of a connection has gone.
-func lifelineOf(conn net.Conn, r *bufio.Reader) <-chan struct{} {
+// lifelineOf is closed when the peer of a connection has gone, or says no more.
+func lifelineOf(r *bufio.Reader) <-chan struct{} {
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
 		io.Copy(io.Discard, r)
-		conn.Close()
 	}()
 	return gone
 }
@@ -139,7 +140,20 @@ func (s *Supervisor) take(ctx context.Context, c control.Create, client <-chan s
 	s.member.taken = true
 	os.Remove(s.member.entry)
 	defer s.member.birth.close() // the keeper makes another
-	return s.swap(ctx, func(ctx context.Context) error { return s.become(ctx, spec, client) })
+	err := s.swap(ctx, func(ctx context.Context) error { return s.become(ctx, spec, client) })
+	if err != nil {
+		s.spend()
+		return api.Errorf(api.ClassOf(err), "take sandbox: %w", err).WithCode(control.CodeSpent)
+	}
+	return nil
+}
+
+// spend ends a member that was taken in vain.
+func (s *Supervisor) spend() {
+	select {
+	case s.ends <- end{state: api.StateStopped, reason: "its client ended", grace: -1, remove: true}:
+	case <-s.over:
+	}
 }
 
 // fits refuses a spec that the member cannot be.

@@ -259,6 +259,9 @@ func (s *Supervisor) finish(e end) {
 	}
 	s.vm.Kill()
 	s.session().Close()
+	if s.gate.get().State == api.StatePooled {
+		e.state = api.StatePooled // nobody has seen it, and nobody is to; look removes what is left
+	}
 	if _, err := s.gate.update(func(st *control.Status) error {
 		*st = control.Status{State: e.state, Reason: e.reason, Lived: st.Lived, Timings: st.Timings}
 		return nil
