@@ -1,6 +1,7 @@
 package smolvm_test
 
 import (
+	"context"
 	"errors"
 	"path/filepath"
 	"syscall"
@@ -71,6 +72,7 @@ func TestVMCrashSaved(t *testing.T) {
 
 func crashSaved(t *testing.T, c *smolvm.Client, m savedMoment, who string) {
 	sb := must[*smolvm.Sandbox](t)(c.Create(t.Context(), smolvm.Spec{Name: "victim", MemoryMiB: 256}))
+	t.Cleanup(func() { sb.Remove(context.Background()) }) // of a test that failed; the next has the same name
 	sh(t, sb, "echo work > /root/work; sync")
 	if m.before != nil {
 		m.before(t, c, sb)
@@ -93,7 +95,7 @@ func crashSaved(t *testing.T, c *smolvm.Client, m savedMoment, who string) {
 	must[[]smolvm.Pool](t)(c.DrainPools(t.Context(), ""))
 	must[smolvm.Collected](t)(c.GC(t.Context(), false))
 	wholeSnapshots(t, c)
-	info := must[smolvm.Info](t)(sb.Info(t.Context()))
+	info := settled(t, sb)
 	t.Logf("it is %s (%s); its client said %s", info.State, info.Reason, out)
 	if info.State != api.StateRunning {
 		if err := sb.Start(t.Context()); err != nil {
@@ -109,6 +111,21 @@ func crashSaved(t *testing.T, c *smolvm.Client, m savedMoment, who string) {
 		}
 	}
 	clearAway(t, c)
+}
+
+// settled describes a sandbox whose supervisor has learnt, if its VMM was killed, of
+// that.
+func settled(t *testing.T, sb *smolvm.Sandbox) (info smolvm.Info) {
+	t.Helper()
+	eventually(t, func() bool {
+		info = must[smolvm.Info](t)(sb.Info(t.Context()))
+		if info.State != api.StateRunning {
+			return true
+		}
+		_, err := sb.Run(t.Context(), smolvm.ShellCommand("true"))
+		return err == nil
+	})
+	return info
 }
 
 // wholeSnapshots verifies and removes all snapshots.
