@@ -283,6 +283,7 @@ func (k *keeper) set(ask api.Pool) (api.Pool, error) {
 	k.trim(p)
 	if ask.Size == 0 {
 		delete(k.pools, key)
+		os.Remove(k.m.store.PoolMembers(key)) // fails, rightly, where members have still to end
 	}
 	if err := k.remember(); err != nil {
 		return ask, err
@@ -350,6 +351,9 @@ func (k *keeper) drain(ctx context.Context, image string) ([]api.Pool, error) {
 		}
 		k.mu.Unlock()
 		if left == 0 {
+			for key := range drained {
+				os.Remove(k.m.store.PoolMembers(key)) // of one that had no members either
+			}
 			k.changed()
 			return out, nil
 		}
