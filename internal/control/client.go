@@ -105,7 +105,7 @@ func (c *Client) Open(ctx context.Context, op guest.Op, req wire.Message) (guest
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	st, err := upgrade(conn, append([]byte{byte(op)}, wire.Marshal(req)...))
+	st, err := openStream(conn, append([]byte{byte(op)}, wire.Marshal(req)...))
 	stop()
 	if err != nil {
 		conn.Close()
@@ -134,28 +134,48 @@ func unanswered(err error) error {
 // it asks the guest anything.
 const upgradeTime = 10 * time.Second
 
-func upgrade(conn net.Conn, open []byte) (guest.Stream, error) {
-	method, path, _ := strings.Cut(RouteStream, " ")
-	head := method + " " + path + " HTTP/1.1\r\nHost: supervisor\r\nConnection: Upgrade\r\nUpgrade: " + StreamProtocol + "\r\n\r\n"
+func openStream(conn net.Conn, open []byte) (guest.Stream, error) {
 	conn.SetDeadline(time.Now().Add(upgradeTime))
-	if _, err := io.WriteString(conn, head); err != nil {
-		return nil, err
-	}
-	// The first message does not wait for the answer: one round trip less.
 	br := bufio.NewReader(conn)
 	st := guest.NewConn(BufferedConn{conn, br})
-	if err := st.Send(guest.KindOpen, open); err != nil {
-		return nil, err
-	}
-	res, err := http.ReadResponse(br, nil)
+	err := upgrade(conn, br, RouteStream, StreamProtocol, func() error { return st.Send(guest.KindOpen, open) })
 	if err != nil {
 		return nil, err
 	}
+	return st, conn.SetDeadline(time.Time{})
+}
+
+// Claim asks the pool's member at the other end of conn to become what c says, and
+// returns the last line of that birth. From then on conn is the client's lifeline.
+func Claim(conn net.Conn, c Create) (b Birth, err error) {
+	br := bufio.NewReader(conn)
+	err = upgrade(conn, br, RouteClaim, ClaimProtocol, func() error { return json.NewEncoder(conn).Encode(c) })
+	if err != nil {
+		return b, err
+	}
+	return b, json.NewDecoder(br).Decode(&b)
+}
+
+// upgrade asks for a route that switches to a protocol. The protocol's first message,
+// which first sends, does not wait for the answer: one round trip less.
+func upgrade(conn net.Conn, br *bufio.Reader, route, protocol string, first func() error) error {
+	method, path, _ := strings.Cut(route, " ")
+	head := method + " " + path + " HTTP/1.1\r\nHost: supervisor\r\nConnection: Upgrade\r\nUpgrade: " + protocol + "\r\n\r\n"
+	if _, err := io.WriteString(conn, head); err != nil {
+		return err
+	}
+	if err := first(); err != nil {
+		return err
+	}
+	res, err := http.ReadResponse(br, nil)
+	if err != nil {
+		return err
+	}
 	if res.StatusCode != http.StatusSwitchingProtocols {
 		defer res.Body.Close()
-		return nil, readAnswer(res, nil)
+		return readAnswer(res, nil)
 	}
-	return st, conn.SetDeadline(time.Time{})
+	return nil
 }
 
 // BufferedConn is a connection some of whose bytes have been read into R already.

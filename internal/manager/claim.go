@@ -1,17 +1,12 @@
 package manager
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"math/rand/v2"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/smolvm/smolvm/api"
@@ -78,7 +73,7 @@ func (m *Manager) take(ctx context.Context, id string, spec api.Spec) (*Handle, 
 		}
 		conn.SetReadDeadline(time.Now().Add(undo.CleanupTime))
 	})
-	b, err := ask(conn, control.Create{Spec: spec})
+	b, err := control.Claim(conn, control.Create{Spec: spec})
 	if err == nil && b.Error != nil {
 		err = b.Error
 	}
@@ -105,28 +100,6 @@ func (m *Manager) take(ctx context.Context, id string, spec api.Spec) (*Handle, 
 	}
 	h := &Handle{m: m, id: b.Sandbox.ID}
 	return h, h.keep(conn, spec.Ephemeral)
-}
-
-// ask speaks ClaimProtocol.
-func ask(conn net.Conn, c control.Create) (b control.Birth, err error) {
-	method, path, _ := strings.Cut(control.RouteClaim, " ")
-	head := method + " " + path + " HTTP/1.1\r\nHost: supervisor\r\nConnection: Upgrade\r\nUpgrade: " + control.ClaimProtocol + "\r\n\r\n"
-	line, err := json.Marshal(c)
-	if err != nil {
-		return b, err
-	}
-	if _, err := io.WriteString(conn, head+string(line)+"\n"); err != nil {
-		return b, err
-	}
-	br := bufio.NewReader(conn)
-	res, err := http.ReadResponse(br, nil)
-	if err != nil {
-		return b, err
-	}
-	if res.StatusCode != http.StatusSwitchingProtocols {
-		return b, api.Errorf(api.Conflict, "take sandbox: %s", res.Status)
-	}
-	return b, json.NewDecoder(br).Decode(&b)
 }
 
 // SetPool has the keeper keep a pool.

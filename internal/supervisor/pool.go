@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -59,23 +58,17 @@ func (s *Supervisor) claim(w http.ResponseWriter, r *http.Request) {
 		answer(w, nil, api.Errorf(api.Invalid, "take sandbox: it waits in no pool, or the upgrade is not to %s", control.ClaimProtocol))
 		return
 	}
-	conn, buf, err := http.NewResponseController(w).Hijack()
+	conn, in, err := upgraded(w, control.ClaimProtocol)
 	if err != nil {
-		answer(w, nil, err)
 		return
 	}
-	conn.SetDeadline(time.Now().Add(openTime))
 	var c control.Create
-	_, err = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", control.ClaimProtocol)
-	if err == nil {
-		err = json.NewDecoder(io.LimitReader(buf, maxSpec)).Decode(&c)
-	}
-	if err != nil {
+	if json.NewDecoder(io.LimitReader(in, maxSpec)).Decode(&c) != nil {
 		conn.Close()
 		return
 	}
 	conn.SetDeadline(time.Time{})
-	if err := s.serveClaim(conn, c, lifelineOf(buf.Reader)); err != nil {
+	if err := s.serveClaim(conn, c, lifelineOf(in)); err != nil {
 		conn.Close()
 	}
 }

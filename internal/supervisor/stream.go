@@ -1,10 +1,12 @@
 package supervisor
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -38,20 +40,14 @@ func (s *Supervisor) stream(w http.ResponseWriter, r *http.Request) {
 	defer end()
 	s.server.streams.Add(1) // before Hijack: until then Shutdown waits for it
 	defer s.server.streams.Done()
-	conn, buf, err := http.NewResponseController(w).Hijack()
+	conn, in, err := upgraded(w, control.StreamProtocol)
 	if err != nil {
-		answer(w, nil, err)
 		return
 	}
 	defer conn.Close()
 	// hangUp must not wait for a client that does not end.
 	defer context.AfterFunc(s.server.closing, func() { conn.Close() })()
-	conn.SetDeadline(time.Now().Add(openTime))
-	_, err = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", control.StreamProtocol)
-	if err != nil {
-		return
-	}
-	client := guest.NewConn(control.BufferedConn{Conn: conn, R: buf.Reader})
+	client := guest.NewConn(control.BufferedConn{Conn: conn, R: in})
 	work, err := s.openGuest(s.server.closing, client)
 	if err != nil {
 		refuse(client, err)
@@ -59,6 +55,23 @@ func (s *Supervisor) stream(w http.ResponseWriter, r *http.Request) {
 	}
 	conn.SetDeadline(time.Time{})
 	guest.Relay(s.server.closing, client, work)
+}
+
+// upgraded switches a request's connection to a protocol, whose first message may
+// take openTime. What it refuses it has answered.
+func upgraded(w http.ResponseWriter, protocol string) (net.Conn, *bufio.Reader, error) {
+	conn, buf, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		answer(w, nil, err)
+		return nil, nil, err
+	}
+	conn.SetDeadline(time.Now().Add(openTime))
+	_, err = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", protocol)
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	return conn, buf.Reader, nil
 }
 
 // openGuest reads the client's first message and opens the stream it asks for.
