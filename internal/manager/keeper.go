@@ -2,7 +2,6 @@ package manager
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -174,9 +173,9 @@ func (k *keeper) short() (api.Spec, string) {
 func (k *keeper) grow(spec api.Spec, key string) error {
 	born, gone, lifeline, err := k.m.spawnMember(k.over, control.Create{Spec: spec, TemplateBudgetMiB: k.m.opts.TemplateBudgetMiB})
 	k.mu.Lock()
-	defer k.mu.Unlock()
 	p := k.pools[key]
 	if p == nil { // drained meanwhile
+		k.mu.Unlock()
 		if err == nil {
 			lifeline.Close()
 			<-gone
@@ -184,6 +183,7 @@ func (k *keeper) grow(spec api.Spec, key string) error {
 		}
 		return nil
 	}
+	defer k.mu.Unlock()
 	if err != nil {
 		p.Error = err.Error()
 		return err
@@ -213,41 +213,23 @@ func (k *keeper) changed() {
 	}
 }
 
+// maxBody bounds a request's body, in bytes; a pool is the largest.
+const maxBody = 1 << 20
+
 func (k *keeper) routes() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc(control.RoutePools, func(w http.ResponseWriter, r *http.Request) {
+	control.Handle(mux, control.RoutePools, maxBody, func(context.Context, struct{}) ([]api.Pool, error) {
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		reply(w, k.list(""), nil)
+		return k.list(""), nil
 	})
-	mux.HandleFunc(control.RouteSetPool, func(w http.ResponseWriter, r *http.Request) {
-		var p api.Pool
-		if err := json.NewDecoder(io.LimitReader(r.Body, 1<<20)).Decode(&p); err != nil {
-			reply(w, nil, api.Errorf(api.Invalid, "read request: %w", err))
-			return
-		}
-		out, err := k.set(p)
-		reply(w, out, err)
+	control.Handle(mux, control.RouteSetPool, maxBody, func(_ context.Context, p api.Pool) (api.Pool, error) {
+		return k.set(p)
 	})
-	mux.HandleFunc(control.RouteDrainPools, func(w http.ResponseWriter, r *http.Request) {
-		var d control.Drain
-		if err := json.NewDecoder(io.LimitReader(r.Body, 1<<20)).Decode(&d); err != nil {
-			reply(w, nil, api.Errorf(api.Invalid, "read request: %w", err))
-			return
-		}
-		out, err := k.drain(r.Context(), d.Image)
-		reply(w, out, err)
+	control.Handle(mux, control.RouteDrainPools, maxBody, func(ctx context.Context, d control.Drain) ([]api.Pool, error) {
+		return k.drain(ctx, d.Image)
 	})
 	return mux
-}
-
-func reply(w http.ResponseWriter, out any, err error) {
-	if err != nil {
-		e := api.AsError(err)
-		w.WriteHeader(e.Class.Status())
-		out = e
-	}
-	json.NewEncoder(w).Encode(out)
 }
 
 // list describes the pools of an image; of all where it is empty.

@@ -55,7 +55,7 @@ func (s *Supervisor) wait(ctx context.Context) error {
 // gets it.
 func (s *Supervisor) claim(w http.ResponseWriter, r *http.Request) {
 	if s.member == nil || r.Header.Get("Upgrade") != control.ClaimProtocol {
-		answer(w, nil, api.Errorf(api.Invalid, "take sandbox: it waits in no pool, or the upgrade is not to %s", control.ClaimProtocol))
+		control.Answer(w, nil, api.Errorf(api.Invalid, "take sandbox: it waits in no pool, or the upgrade is not to %s", control.ClaimProtocol))
 		return
 	}
 	conn, in, err := upgraded(w, control.ClaimProtocol)

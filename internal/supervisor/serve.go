@@ -2,8 +2,6 @@ package supervisor
 
 import (
 	"context"
-	"encoding/json"
-	"log/slog"
 	"maps"
 	"net"
 	"net/http"
@@ -94,31 +92,8 @@ func (s *Supervisor) routes() http.Handler {
 	return mux
 }
 
-// handle serves a route whose body is an In and whose answer is an Out.
 func handle[In, Out any](mux *http.ServeMux, route string, f func(context.Context, In) (Out, error)) {
-	mux.HandleFunc(route, func(w http.ResponseWriter, r *http.Request) {
-		var in In
-		if r.ContentLength != 0 {
-			if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&in); err != nil {
-				answer(w, nil, api.Errorf(api.Invalid, "read request: %w", err))
-				return
-			}
-		}
-		out, err := f(r.Context(), in)
-		answer(w, out, err)
-	})
-}
-
-func answer(w http.ResponseWriter, out any, err error) {
-	w.Header().Set("Content-Type", "application/json")
-	if err != nil {
-		e := api.AsError(err)
-		w.WriteHeader(e.Class.Status())
-		out = e
-	}
-	if err := json.NewEncoder(w).Encode(out); err != nil {
-		slog.Debug("answer", "err", err) // the client went away
-	}
+	control.Handle(mux, route, maxBody, f)
 }
 
 func (s *Supervisor) described(err error) (api.Sandbox, error) {

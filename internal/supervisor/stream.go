@@ -29,12 +29,12 @@ var errAsleep = api.Errorf(api.Unavailable, "the sandbox is about to hibernate")
 // until either side ends.
 func (s *Supervisor) stream(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Upgrade") != control.StreamProtocol {
-		answer(w, nil, api.Errorf(api.Invalid, "open stream: ask for an upgrade to %s", control.StreamProtocol))
+		control.Answer(w, nil, api.Errorf(api.Invalid, "open stream: ask for an upgrade to %s", control.StreamProtocol))
 		return
 	}
 	end, ok := s.idle.begin()
 	if !ok {
-		answer(w, nil, errAsleep)
+		control.Answer(w, nil, errAsleep)
 		return
 	}
 	defer end()
@@ -62,7 +62,7 @@ func (s *Supervisor) stream(w http.ResponseWriter, r *http.Request) {
 func upgraded(w http.ResponseWriter, protocol string) (net.Conn, *bufio.Reader, error) {
 	conn, buf, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		answer(w, nil, err)
+		control.Answer(w, nil, err)
 		return nil, nil, err
 	}
 	conn.SetDeadline(time.Now().Add(openTime))
