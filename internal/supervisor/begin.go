@@ -117,15 +117,12 @@ func (s *Supervisor) wake(ctx context.Context) error {
 		return api.Errorf(api.ClassOf(err), "continue what it hibernated as: %w", err).
 			WithRecovery("Drop its memory and start from its disk alone: smolvm stop %[1]s, then smolvm start %[1]s", s.rec.Spec.Name)
 	}
-	layer := point.NewPart(partLayer)
-	if err := s.parts.Provider.Overlay(s.part(layer), s.rec.Spec.DiskMiB); err != nil {
+	layer, err := s.newLayer(s.dir.Parts())
+	if err != nil {
 		return err
 	}
-	s.from, s.topSize = p, fileSize(s.part(layer))
-	return s.change(func(r *control.Record) error {
-		r.Disk = append(p.Disk[:len(p.Disk):len(p.Disk)], layer)
-		return nil
-	})
+	s.from = p
+	return s.change(func(r *control.Record) error { r.Disk = over(p.Disk, layer); return nil })
 }
 
 // checkHost refuses what this host cannot give.

@@ -20,9 +20,8 @@ import (
 	"github.com/smolvm/smolvm/internal/store"
 )
 
-// maxSteps bounds a history. Each step is a file of pages, and up to one more
-// layer of the disk, which a VMM opens all when the sandbox starts: 300 stay
-// below the usual limit of 1024 open files.
+// maxSteps bounds a history. Each step is a file of pages, and who continues one
+// opens all that are below it: 300 stay below the usual limit of 1024 open files.
 const maxSteps = 300
 
 // maxRewinds is how many steps beyond maxSteps rewinds may record: a full history
@@ -153,8 +152,8 @@ func (s *Supervisor) rewindTo(ctx context.Context, r control.Rewind) (api.Sandbo
 		if _, err := s.recordStep(ctx, api.Checkpoint{Label: "before rewind to step " + strconv.Itoa(r.Step)}, maxSteps+maxRewinds); err != nil {
 			return err
 		}
-		layer := point.NewPart(partLayer)
-		if err := s.parts.Provider.Overlay(s.part(layer), s.record().Spec.DiskMiB); err != nil {
+		layer, err := s.newLayer(s.dir.Parts())
+		if err != nil {
 			return err
 		}
 		return s.swap(ctx, func(ctx context.Context) error { return s.becomes(ctx, p, r.Step, layer) })
@@ -186,14 +185,12 @@ func (s *Supervisor) becomes(ctx context.Context, p *point.Point, step int, laye
 	s.session().Close()
 	s.vm.Kill()
 	err := s.change(func(r *control.Record) error {
-		r.Disk = append(p.Disk[:len(p.Disk):len(p.Disk)], layer)
-		r.Head = &step
+		r.Disk, r.Head = over(p.Disk, layer), &step
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	s.topSize = fileSize(s.part(layer))
 	s.from = p
 	if err := s.boot(ctx); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/smolvm/smolvm/api"
@@ -34,6 +35,20 @@ func (m memory) parts() []string { return append([]string{m.base}, m.deltas...) 
 
 // part returns the path of one of the sandbox's parts.
 func (s *Supervisor) part(name string) string { return filepath.Join(s.dir.Parts(), name) }
+
+// newLayer makes an empty layer of the disk in parts and returns its name.
+func (s *Supervisor) newLayer(parts string) (string, error) {
+	layer := point.NewPart(partLayer)
+	path := filepath.Join(parts, layer)
+	if err := s.parts.Provider.Overlay(path, s.record().Spec.DiskMiB); err != nil {
+		return "", err
+	}
+	s.emptySize = fileSize(path) // the same for all layers of one disk
+	return layer, nil
+}
+
+// over is a chain of a disk's parts with a layer on top; chain stays as it is.
+func over(chain []string, layer string) []string { return append(slices.Clip(chain), layer) }
 
 // base is the path of the image's file system.
 func (s *Supervisor) base() string {
@@ -173,7 +188,7 @@ func (s *Supervisor) sweepParts() {
 	}
 }
 
-// image is the record's image as a manifest keeps it.
+// manifestOf begins the manifest of a sandbox.
 func manifestOf(rec control.Record) point.Manifest {
 	return point.Manifest{Image: rec.Image, Ref: rec.Spec.Image, Source: rec.ID}
 }

@@ -77,7 +77,6 @@ func Main(parts Parts, args []string) int {
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)
 
-	openFiles()
 	unix.CloseOnExec(birthFD) // nobody else may hold the birth open
 
 	in := bufio.NewReader(os.Stdin)
@@ -133,19 +132,6 @@ func Main(parts Parts, args []string) int {
 	<-told
 	s.live(term)
 	return 0
-}
-
-// openFiles lets the VMM, which inherits it, have as many files open as the host
-// allows: a disk may have up to maxLayers, and the usual soft limit is 1024. Where
-// the host allows no more, long chains do not start.
-func openFiles() {
-	var l unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NOFILE, &l) == nil {
-		l.Cur = l.Max
-		// By this package and not by unix: os/exec gives children the old limit back
-		// unless it knows that it was changed on purpose.
-		syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: l.Cur, Max: l.Max})
-	}
 }
 
 func newSupervisor(parts Parts, in *bufio.Reader, args []string) (*Supervisor, error) {

@@ -148,12 +148,11 @@ func (s *Supervisor) makeDisk(ctx context.Context, parts string) error {
 		return s.parts.Provider.Disk(ctx, filepath.Join(parts, s.rec.Disk[0]), s.rec.Spec.DiskMiB)
 	}
 	s.copied = true
-	layer := point.NewPart(partLayer)
-	s.rec.Disk = append(s.from.Disk[:len(s.from.Disk):len(s.from.Disk)], layer)
-	if err := s.parts.Provider.Overlay(filepath.Join(parts, layer), s.rec.Spec.DiskMiB); err != nil {
+	layer, err := s.newLayer(parts)
+	if err != nil {
 		return err
 	}
-	s.topSize = fileSize(filepath.Join(parts, layer))
+	s.rec.Disk = over(s.from.Disk, layer)
 	return nil
 }
 

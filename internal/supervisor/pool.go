@@ -94,7 +94,7 @@ func (s *Supervisor) serveClaim(conn net.Conn, c control.Create, client <-chan s
 		err = json.NewEncoder(conn).Encode(control.Birth{Sandbox: &info})
 	}
 	if err != nil {
-		s.spend()
+		s.spend("its client ended")
 		return err
 	}
 	go func() { // for an ephemeral sandbox that is the end
@@ -135,16 +135,16 @@ func (s *Supervisor) take(ctx context.Context, c control.Create, client <-chan s
 	defer s.member.birth.close() // the keeper makes another
 	err := s.swap(ctx, func(ctx context.Context) error { return s.become(ctx, spec, client) })
 	if err != nil {
-		s.spend()
+		s.spend("its client ended")
 		return api.Errorf(api.ClassOf(err), "take sandbox: %w", err).WithCode(control.CodeSpent)
 	}
 	return nil
 }
 
-// spend ends a member that was taken in vain.
-func (s *Supervisor) spend() {
+// spend ends a member that is of no use to anybody.
+func (s *Supervisor) spend(reason string) {
 	select {
-	case s.ends <- end{state: api.StateStopped, reason: "its client ended", grace: -1, remove: true}:
+	case s.ends <- end{state: api.StateStopped, reason: reason, grace: -1, remove: true}:
 	case <-s.over:
 	}
 }
@@ -170,12 +170,7 @@ func (s *Supervisor) fits(ctx context.Context, spec api.Spec) error {
 	}
 	if img.ID != rec.Image.ID {
 		// It will not fit anybody any more.
-		go func() {
-			select {
-			case s.ends <- end{state: api.StateStopped, reason: "its image was replaced", grace: -1, remove: true}:
-			case <-s.over:
-			}
-		}()
+		go s.spend("its image was replaced")
 		return api.Errorf(api.Conflict, "take sandbox: image %q was replaced since it was made", spec.Image)
 	}
 	return nil

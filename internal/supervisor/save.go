@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/smolvm/smolvm/api"
@@ -96,7 +97,6 @@ type capture struct {
 	pages          *guestmem.Delta
 	seen           *guestmem.Seen
 	disk           []string
-	mem            memory
 }
 
 // prepare does what needs no standing still.
@@ -190,7 +190,7 @@ func (c *capture) finish() (*point.Manifest, error) {
 		if s.mem.seen == nil {
 			deltas = nil // the new one holds all that differs from the base
 		}
-		mem := memory{base: s.mem.base, deltas: append(deltas[:len(deltas):len(deltas)], c.delta), seen: c.seen}
+		mem := memory{base: s.mem.base, deltas: append(slices.Clip(deltas), c.delta), seen: c.seen}
 		m.Memory = mem.parts()
 		if c.o.goOn {
 			s.mem = mem
@@ -226,8 +226,8 @@ func (s *Supervisor) freezeDisk(ctx context.Context, vm vmm.Saver) ([]string, er
 		return nil, api.Errorf(api.Exhausted, "save sandbox %q: its disk has %d layers, which is the most", rec.Spec.Name, top+1).
 			WithRecovery("Copy what it holds into a new sandbox.")
 	}
-	layer := point.NewPart(partLayer)
-	if err := s.parts.Provider.Overlay(s.part(layer), rec.Spec.DiskMiB); err != nil {
+	layer, err := s.newLayer(s.dir.Parts())
+	if err != nil {
 		return nil, err
 	}
 	var u undo.Stack
@@ -235,21 +235,19 @@ func (s *Supervisor) freezeDisk(ctx context.Context, vm vmm.Saver) ([]string, er
 	u.Add(func() { os.Remove(s.part(layer)) })
 	// The record first: a layer that it does not know would be lost work, one that
 	// is empty does no harm.
-	chain := append(rec.Disk[:top+1:top+1], layer)
-	if err := s.change(func(r *control.Record) error { r.Disk = chain; return nil }); err != nil {
+	if err := s.change(func(r *control.Record) error { r.Disk = over(rec.Disk, layer); return nil }); err != nil {
 		return nil, err
 	}
 	u.Add(func() {
 		s.change(func(r *control.Record) error { r.Disk = rec.Disk; return nil })
 	})
 	if err := vm.Layer(ctx, writable, s.part(layer)); err != nil {
-		if ctx.Err() != nil { // the VMM may write to it by now
-			s.topSize = 0
+		if ctx.Err() != nil { // the VMM may write to it by now, or not
+			s.emptySize = 0
 			u.Success()
 		}
 		return nil, err
 	}
-	s.topSize = fileSize(s.part(layer))
 	u.Success()
 	return rec.Disk, nil
 }
@@ -261,7 +259,7 @@ const maxLayers = 100
 // pristine reports whether nothing was written to the top layer yet: each write to
 // a new place makes a qcow2 file longer.
 func (s *Supervisor) pristine(top string) bool {
-	return len(s.record().Disk) > 1 && format(top) == vmm.Qcow2 && s.topSize > 0 && fileSize(s.part(top)) == s.topSize
+	return len(s.record().Disk) > 1 && format(top) == vmm.Qcow2 && s.emptySize > 0 && fileSize(s.part(top)) == s.emptySize
 }
 
 func fileSize(path string) int64 {
@@ -401,19 +399,16 @@ func (s *Supervisor) pointDisk(dir store.PointDir) error {
 // coverDisk puts a new layer on the disk of a sandbox without a VM, unless nothing was
 // written to the one that it has.
 func (s *Supervisor) coverDisk(m *point.Manifest) error {
-	layer := point.NewPart(partLayer)
-	if err := s.parts.Provider.Overlay(s.part(layer), s.rec.Spec.DiskMiB); err != nil {
+	layer, err := s.newLayer(s.dir.Parts())
+	if err != nil {
 		return err
 	}
 	top := len(m.Disk) - 1
-	if s.topSize = fileSize(s.part(layer)); s.pristine(m.Disk[top]) {
+	if s.pristine(m.Disk[top]) {
 		m.Disk = m.Disk[:top:top]
 		return os.Remove(s.part(layer))
 	}
-	err := s.change(func(r *control.Record) error {
-		r.Disk = append(m.Disk[:len(m.Disk):len(m.Disk)], layer)
-		return nil
-	})
+	err = s.change(func(r *control.Record) error { r.Disk = over(m.Disk, layer); return nil })
 	if err != nil {
 		os.Remove(s.part(layer))
 	}

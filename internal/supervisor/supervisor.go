@@ -45,10 +45,10 @@ type Supervisor struct {
 	up      chan struct{}     // closed when the sandbox has come up
 	over    chan struct{}     // closed when the VM has ended and the state says so
 
-	from    *point.Point // what the sandbox continues; nil: it boots
-	copied  bool         // others continue that too, and the guest does not know yet
-	mem     memory       // what guest memory is made of; changed under still
-	topSize int64        // of the top layer of the disk while it is empty
+	from      *point.Point // what the sandbox continues; nil: it boots
+	copied    bool         // others continue that too, and the guest does not know yet
+	mem       memory       // what guest memory is made of; changed under still
+	emptySize int64        // of a layer of the disk that nothing was written to; zero: not known
 
 	still   sync.Mutex // held while the VM stands still or is changed
 	steps   sync.Mutex // held while a step is recorded or come back to
