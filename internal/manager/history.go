@@ -2,8 +2,6 @@ package manager
 
 import (
 	"context"
-	"path/filepath"
-	"slices"
 
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/control"
@@ -37,9 +35,7 @@ func (h *Handle) History(context.Context) (api.History, error) {
 		out.Head = *rec.Head
 	}
 	manifests := map[int]*point.Manifest{}
-	files, _ := filepath.Glob(filepath.Join(h.dir().History(), "*.json"))
-	slices.Sort(files)
-	for _, path := range files {
+	for _, path := range h.dir().Steps() {
 		m, err := point.Read(key, path)
 		if err != nil || m.Step == nil {
 			continue // half written: it is no step

@@ -49,7 +49,7 @@ func (m *Manager) Snapshot(_ context.Context, name string) (api.Snapshot, error)
 
 func (m *Manager) openSnapshot(name string) (*point.Point, error) {
 	if !refRE.MatchString(name) { // before it becomes part of a path
-		return nil, noSnapshot(name)
+		return nil, point.NoSnapshot(name)
 	}
 	key, err := m.key()
 	if err != nil {
@@ -58,24 +58,19 @@ func (m *Manager) openSnapshot(name string) (*point.Point, error) {
 	dir := m.store.Snapshot(name)
 	p, err := point.Open(key, dir.Manifest(), dir.Parts())
 	if api.ClassOf(err) == api.NotFound {
-		return nil, noSnapshot(name)
+		return nil, point.NoSnapshot(name)
 	}
 	return p, err
-}
-
-func noSnapshot(name string) error {
-	return api.Errorf(api.NotFound, "find snapshot %.80q: there is none", name).
-		WithRecovery("List what there is with: smolvm snapshot ls")
 }
 
 // RemoveSnapshot removes a snapshot, also one that was altered.
 func (m *Manager) RemoveSnapshot(_ context.Context, name string) error {
 	if !refRE.MatchString(name) {
-		return noSnapshot(name)
+		return point.NoSnapshot(name)
 	}
 	dir := m.store.Snapshot(name)
 	if _, err := os.Stat(string(dir)); err != nil {
-		return noSnapshot(name)
+		return point.NoSnapshot(name)
 	}
 	return point.Remove(dir.Manifest(), string(dir))
 }

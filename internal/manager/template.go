@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -24,13 +23,12 @@ func (m *Manager) Templates(context.Context) ([]api.Template, error) {
 		return nil, err
 	}
 	list := []api.Template{}
-	manifests, _ := filepath.Glob(filepath.Join(m.store.Templates(), "*", "point.json"))
-	for _, path := range manifests {
-		t, err := point.Read(key, path)
+	for _, dir := range m.store.ListTemplates() {
+		t, err := point.Read(key, dir.Manifest())
 		if err != nil {
 			continue // removed meanwhile, or not ours: it will not be used
 		}
-		list = append(list, t.Template(store.PointDir(filepath.Dir(path))))
+		list = append(list, t.Template(dir))
 	}
 	slices.SortFunc(list, func(a, b api.Template) int { return b.Used.Compare(a.Used) })
 	return list, nil
@@ -76,17 +74,10 @@ func (m *Manager) RemoveTemplate(ctx context.Context, key string) error {
 
 // removeTemplate waits for those who make or use it.
 func (m *Manager) removeTemplate(ctx context.Context, dir store.PointDir) error {
-	for wait := newPatience(); ; {
-		l, err := store.TryLock(dir.Lock())
-		if err == nil {
-			defer l.Unlock()
-			return errors.Join(point.Remove(dir.Manifest(), string(dir)), os.Remove(dir.Lock()))
-		}
-		if !errors.Is(err, api.ErrConflict) {
-			return err
-		}
-		if err := wait.more(ctx); err != nil {
-			return err
-		}
+	l, err := store.AwaitLock(ctx, dir.Lock(), nil)
+	if err != nil {
+		return err
 	}
+	defer l.Unlock()
+	return errors.Join(point.Remove(dir.Manifest(), string(dir)), os.Remove(dir.Lock()))
 }

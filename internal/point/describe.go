@@ -34,6 +34,12 @@ func (m *Manifest) Snapshot(name string) api.Snapshot {
 	return s
 }
 
+// NoSnapshot is the error of a name that no snapshot has.
+func NoSnapshot(name string) error {
+	return api.Errorf(api.NotFound, "find snapshot %.80q: there is none", name).
+		WithRecovery("List what there is with: smolvm snapshot ls")
+}
+
 // StepBytes is what a step takes that its parent has not; with none, that what the
 // sandbox was made of has not.
 func (m *Manifest) StepBytes(parent *Manifest) (n int64) {

@@ -2,12 +2,14 @@ package store
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -91,6 +93,26 @@ func TryLock(path string) (*Lock, error) { return lock(path, unix.F_OFD_SETLK) }
 // WaitLock is TryLock that waits for the holder to end.
 func WaitLock(path string) (*Lock, error) { return lock(path, unix.F_OFD_SETLKW) }
 
+// AwaitLock is TryLock that waits for the holder until ctx ends. It calls waiting,
+// which may be nil, once where that takes longer than a moment. The kernel's own
+// waiting could not be given up.
+func AwaitLock(ctx context.Context, path string, waiting func()) (*Lock, error) {
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		l, err := TryLock(path)
+		if !errors.Is(err, api.ErrConflict) {
+			return l, err
+		}
+		if wait == 32*time.Millisecond && waiting != nil {
+			waiting()
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
 // lock locks the file that has the path: one that another removed while this waited
 // for its lock is nobody's any more, and the next is tried.
 func lock(path string, how int) (*Lock, error) {
@@ -144,9 +166,6 @@ func Locked(path string) bool {
 	err = unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &l)
 	return err == nil && l.Type != unix.F_UNLCK
 }
-
-// File returns the open lock file.
-func (l *Lock) File() *os.File { return l.f }
 
 // Note writes a text into the lock's file, for those who wonder who holds it.
 func (l *Lock) Note(text string) error {

@@ -74,11 +74,21 @@ func (s Store) Rename(id, from, to string, write func() error) error {
 	return os.Remove(filepath.Join(s.Names(), from))
 }
 
+// NameFree refuses a name that is taken, with class Conflict. Only Publish, Name and
+// Rename decide.
+func (s Store) NameFree(name string) error {
+	holder, err := s.ByName(name)
+	if err != nil {
+		return nil
+	}
+	return api.Errorf(api.Conflict, "name %q is taken by sandbox %s", name, holder).
+		WithRecovery("Choose another name, or remove it with: smolvm rm %s", name)
+}
+
 func (s Store) link(id, name string) error {
 	path := filepath.Join(s.Names(), name)
-	if holder, err := s.ByName(name); err == nil {
-		return api.Errorf(api.Conflict, "name %q is taken by sandbox %s", name, holder).
-			WithRecovery("Choose another name, or remove it with: smolvm rm %s", name)
+	if err := s.NameFree(name); err != nil {
+		return err
 	}
 	os.Remove(path) // a stale link
 	return os.Symlink(id, path)

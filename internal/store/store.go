@@ -131,6 +131,16 @@ func (s Store) Kernels() string { return filepath.Join(s.root, "kernels") }
 // Templates returns the directory of templates, each a PointDir.
 func (s Store) Templates() string { return filepath.Join(s.root, "templates") }
 
+// ListTemplates returns the directories of the templates that are whole.
+func (s Store) ListTemplates() []PointDir {
+	manifests, _ := filepath.Glob(s.Template("*").Manifest())
+	dirs := make([]PointDir, len(manifests))
+	for i, path := range manifests {
+		dirs[i] = PointDir(filepath.Dir(path))
+	}
+	return dirs
+}
+
 // Template returns the directory of one template.
 func (s Store) Template(key string) PointDir { return PointDir(filepath.Join(s.Templates(), key)) }
 
@@ -194,6 +204,12 @@ func (d SandboxDir) History() string { return d.file("history") }
 // Step is the manifest of one step.
 func (d SandboxDir) Step(n int) string {
 	return filepath.Join(d.History(), fmt.Sprintf("%06d.json", n))
+}
+
+// Steps returns the manifests of all steps, in their order.
+func (d SandboxDir) Steps() []string {
+	list, _ := filepath.Glob(filepath.Join(d.History(), "*.json")) // sorted
+	return list
 }
 
 // Hibernated is the manifest of what start continues.

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,16 +27,9 @@ const maxSteps = 300
 // must not keep a sandbox from going back.
 const maxRewinds = 200
 
-// stepFiles are the manifests of the history, in the order of their steps.
-func (s *Supervisor) stepFiles() []string {
-	list, _ := filepath.Glob(filepath.Join(s.dir.History(), "*.json"))
-	slices.Sort(list)
-	return list
-}
-
 // nextStep is the number that the next step gets: one more than the last one's.
 func (s *Supervisor) nextStep() int {
-	files := s.stepFiles()
+	files := s.dir.Steps()
 	if len(files) == 0 {
 		return 0
 	}

@@ -168,7 +168,7 @@ func (s *Supervisor) sweepParts() {
 	}
 	note(s.record().Disk...)
 	note(s.mem.parts()...)
-	for _, path := range append(s.stepFiles(), s.dir.Hibernated()) {
+	for _, path := range append(s.dir.Steps(), s.dir.Hibernated()) {
 		m, err := point.Read(s.key, path)
 		if api.ClassOf(err) == api.NotFound {
 			continue

@@ -58,17 +58,12 @@ func (s *Supervisor) make(ctx context.Context, b *birth) error {
 	return nil
 }
 
-// nameFree refuses a name that is taken, before the work; the store decides.
+// nameFree refuses a name that is taken, before the work.
 func (s *Supervisor) nameFree(name string) error {
 	if name == "" {
 		return nil
 	}
-	id, err := s.parts.Store.ByName(name)
-	if err != nil {
-		return nil
-	}
-	return api.Errorf(api.Conflict, "name %q is taken by sandbox %s", name, id).
-		WithRecovery("Choose another name, or remove it with: smolvm rm %s", name)
+	return s.parts.Store.NameFree(name)
 }
 
 // originate finds what the sandbox is made of, and links it into parts: a snapshot
@@ -77,8 +72,11 @@ func (s *Supervisor) originate(ctx context.Context, parts string, b *birth) erro
 	spec := &s.rec.Spec
 	if dir, origin := s.savedOrigin(); dir != "" {
 		p, err := point.Open(s.key, dir.Manifest(), dir.Parts())
+		if spec.FromSnapshot != "" && api.ClassOf(err) == api.NotFound {
+			return point.NoSnapshot(spec.FromSnapshot)
+		}
 		if err != nil {
-			return noSnapshot(spec.FromSnapshot, err)
+			return err
 		}
 		s.from, s.rec.Image, s.rec.Origin = p, p.Image, origin
 		spec.Image, spec.CPUs, spec.MemoryMiB, spec.DiskMiB = p.Ref, p.Match.CPUs, p.Match.MemoryMiB, p.Match.DiskMiB
@@ -117,14 +115,6 @@ func (s *Supervisor) savedOrigin() (store.PointDir, string) {
 		return s.parts.Store.Snapshot(name), "snapshot " + name
 	}
 	return "", ""
-}
-
-func noSnapshot(name string, err error) error {
-	if name != "" && api.ClassOf(err) == api.NotFound {
-		return api.Errorf(api.NotFound, "find snapshot %q: there is none", name).
-			WithRecovery("List what there is with: smolvm snapshot ls")
-	}
-	return err
 }
 
 func (s *Supervisor) template(ctx context.Context, b *birth, use func(*point.Point) error) (*point.Point, error) {

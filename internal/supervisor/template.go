@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -57,7 +56,10 @@ func (t *templates) get(ctx context.Context, spec api.Spec, img control.Image, m
 	}
 	key := templateKey{Match: match, Kernel: kernel, Initrd: initrd, Image: img.ID}
 	dir := t.parts.Store.Template(key.String())
-	l, err := t.lock(ctx, dir)
+	// Others hold it for a millisecond while they use the template, and for as long as a
+	// boot takes while they make it.
+	making := func() { t.tell(control.Progress{Step: "make the template"}) }
+	l, err := store.AwaitLock(ctx, dir.Lock(), making)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +69,7 @@ func (t *templates) get(ctx context.Context, spec api.Spec, img control.Image, m
 		if api.ClassOf(err) != api.NotFound {
 			slog.Warn("make a template anew", "template", dir, "err", err)
 		}
-		t.tell(control.Progress{Step: "make the template"})
+		making()
 		b := build{templates: t, spec: spec, img: img, match: match, kernel: kernel, initrd: initrd}
 		if err := b.run(ctx, dir); err != nil {
 			return nil, api.Errorf(api.ClassOf(err), "make the template of image %q: %w", spec.Image, err)
@@ -89,25 +91,6 @@ func (t *templates) open(dir store.PointDir) (*point.Point, error) {
 	return p, err
 }
 
-// lock takes the lock of a template, which others hold for a millisecond while they
-// use it, and for as long as a boot takes while they make it.
-func (t *templates) lock(ctx context.Context, dir store.PointDir) (*store.Lock, error) {
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		l, err := store.TryLock(dir.Lock())
-		if !errors.Is(err, api.ErrConflict) {
-			return l, err
-		}
-		if wait == 32*time.Millisecond { // it is being made
-			t.tell(control.Progress{Step: "make the template"})
-		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-}
-
 // evict removes the templates that were not used for longest until the rest is
 // within the budget. The newest stays whatever its size.
 func (t *templates) evict(newest store.PointDir) {
@@ -118,11 +101,9 @@ func (t *templates) evict(newest store.PointDir) {
 	}
 	var list []entry
 	var sum int64
-	dirs, _ := filepath.Glob(filepath.Join(t.parts.Store.Templates(), "*", "point.json"))
-	for _, path := range dirs {
-		dir := store.PointDir(filepath.Dir(path))
+	for _, dir := range t.parts.Store.ListTemplates() {
 		fi, err := os.Stat(string(dir))
-		m, merr := point.Read(t.key, path)
+		m, merr := point.Read(t.key, dir.Manifest())
 		if err != nil || merr != nil {
 			continue
 		}
