@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -275,5 +276,31 @@ func killNew(l *life, before map[string]bool) {
 		if !before[strconv.Itoa(p.PID)] {
 			syscall.Kill(p.PID, syscall.SIGKILL)
 		}
+	}
+}
+
+// oneWins does the same n times at once: one succeeds, the others are in conflict.
+func (l *life) oneWins(n int, do func() error) {
+	l.Helper()
+	var won, lost int
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			err := do()
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				won++
+			} else if errors.Is(err, smolvm.ErrConflict) {
+				lost++
+			} else {
+				l.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if won != 1 || lost != n-1 {
+		l.Errorf("%d won, %d lost", won, lost)
 	}
 }

@@ -64,27 +64,10 @@ var laws = []law{
 		}
 	}},
 	{"concurrent creates of one name", func(l *life) {
-		var won, lost int
-		var mu sync.Mutex
-		var wg sync.WaitGroup
-		for range 6 {
-			wg.Go(func() {
-				_, err := l.Create(l.ctx, smolvm.Spec{Name: "web"})
-				mu.Lock()
-				defer mu.Unlock()
-				if err == nil {
-					won++
-				} else if errors.Is(err, smolvm.ErrConflict) {
-					lost++
-				} else {
-					l.Error(err)
-				}
-			})
-		}
-		wg.Wait()
-		if won != 1 || lost != 5 {
-			l.Errorf("%d won, %d lost", won, lost)
-		}
+		l.oneWins(6, func() error {
+			_, err := l.Create(l.ctx, smolvm.Spec{Name: "web"})
+			return err
+		})
 	}},
 	{"cancel during each step of create", func(l *life) {
 		for _, step := range []string{"image", "disk", "kernel", "start", "dial"} {

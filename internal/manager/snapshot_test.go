@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -189,27 +188,10 @@ var snapshotLaws = []law{
 	}},
 	{"many take one name at once", func(l *life) {
 		sb := l.create(smolvm.Spec{})
-		var won, lost int
-		var mu sync.Mutex
-		var wg sync.WaitGroup
-		for range 5 {
-			wg.Go(func() {
-				_, err := sb.TakeSnapshot(l.ctx, smolvm.TakeSnapshot{Name: "s"})
-				mu.Lock()
-				defer mu.Unlock()
-				if err == nil {
-					won++
-				} else if errors.Is(err, smolvm.ErrConflict) {
-					lost++
-				} else {
-					l.Error(err)
-				}
-			})
-		}
-		wg.Wait()
-		if won != 1 || lost != 4 {
-			l.Errorf("%d won, %d lost", won, lost)
-		}
+		l.oneWins(5, func() error {
+			_, err := sb.TakeSnapshot(l.ctx, smolvm.TakeSnapshot{Name: "s"})
+			return err
+		})
 		l.has("s")
 	}},
 	{"one that is not there", func(l *life) {

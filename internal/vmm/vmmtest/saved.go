@@ -64,14 +64,6 @@ func sparse(t *testing.T, path string, size int64) {
 	must(t, os.Truncate(path, size))
 }
 
-// garbage makes a file of size bytes that mean nothing.
-func garbage(t *testing.T, dir string, size int) string {
-	t.Helper()
-	path := filepath.Join(dir, "garbage")
-	must(t, os.WriteFile(path, bytes.Repeat([]byte{0xa5}, size), 0o600))
-	return path
-}
-
 // sum is what files hold.
 type sum map[string][sha256.Size]byte
 
