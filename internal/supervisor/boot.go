@@ -27,6 +27,7 @@ const bootTime = 3 * time.Minute
 func (s *Supervisor) bootOrEnd(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	var stopped error // by a wish to end; read after done
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -36,7 +37,8 @@ func (s *Supervisor) bootOrEnd(ctx context.Context) error {
 				if e.refuse(errComingUp) {
 					continue
 				}
-				cancel(api.Errorf(api.Unavailable, "sandbox %q was stopped while it came up", s.record().Spec.Name))
+				stopped = api.Errorf(api.Unavailable, "sandbox %q was stopped while it came up", s.record().Spec.Name)
+				cancel(stopped)
 			case <-ctx.Done():
 			}
 			return
@@ -45,8 +47,13 @@ func (s *Supervisor) bootOrEnd(ctx context.Context) error {
 	err := s.boot(ctx)
 	cancel(nil)
 	<-done
-	// Also where the boot was done already: a wish to end must not get lost.
-	if cause := context.Cause(ctx); cause != context.Canceled {
+	// Also where the boot was done already: a wish to end that was taken must not get
+	// lost, and nobody else would answer it.
+	cause := stopped
+	if cause == nil && context.Cause(ctx) != context.Canceled {
+		cause = context.Cause(ctx)
+	}
+	if cause != nil {
 		if err == nil {
 			s.vm.Kill()
 		}
