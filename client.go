@@ -20,6 +20,14 @@ type (
 	FileInfo     = api.FileInfo
 	FileEvent    = api.FileEvent
 	GuestProcess = api.GuestProcess
+	Network      = api.Network
+	Policy       = api.Policy
+	Rule         = api.Rule
+	Secret       = api.Secret
+	Port         = api.Port
+	Mount        = api.Mount
+	PendingFlow  = api.PendingFlow
+	FlowAnswer   = api.FlowAnswer
 	Error        = api.Error
 )
 

@@ -24,6 +24,11 @@ type Spec struct {
 	MinIsolation Isolation `json:"min_isolation,omitempty"` // refused where the host gives less; empty: any
 	Accel        Accel     `json:"accel,omitempty"`         // empty: AccelAuto
 
+	Network Network  `json:"network,omitzero"`
+	Secrets []Secret `json:"secrets,omitempty"`
+	Ports   []Port   `json:"ports,omitempty"`  // ports of the host that lead into the sandbox
+	Mounts  []Mount  `json:"mounts,omitempty"` // folders of the host in the sandbox
+
 	// Ephemeral ties the sandbox to its creator: it is removed when the client
 	// that made it ends, however it ends.
 	Ephemeral bool `json:"ephemeral,omitempty"`

@@ -92,7 +92,7 @@ func compile(d Document) (*Policy, *fieldError) {
 	}
 	patterns := 0
 	for i, r := range d.Rules {
-		r = r.clone()
+		r = clone(r)
 		r.ID = ids[i]
 		c, bad := compileRule(&r)
 		if bad != nil {

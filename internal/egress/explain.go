@@ -44,7 +44,7 @@ func (p *Policy) explainRule(i int, now time.Time) string {
 	} else {
 		fmt.Fprintf(&b, "%s ", strings.Join(c.protocols(), ", "))
 	}
-	b.WriteString("to " + r.destination())
+	b.WriteString("to " + leadsTo(r))
 	if len(r.Ports) > 0 {
 		fmt.Fprintf(&b, " on ports %s", strings.Join(r.Ports, ", "))
 	}
@@ -68,7 +68,7 @@ func (c *rule) protocols() []string {
 	return list
 }
 
-func (r Rule) destination() string {
+func leadsTo(r Rule) string {
 	names := append(append([]string{}, r.Domains...), prefixed("group ", r.Groups)...)
 	switch {
 	case len(names) == 0 && len(r.CIDRs) == 0 && r.Action != Deny:

@@ -8,9 +8,9 @@ import (
 
 // Modes of a sandbox's network.
 const (
-	ModeNone   = "none"   // nothing leaves, no name resolves
-	ModePolicy = "policy" // a policy decides; without one, the public internet
-	ModeOpen   = "open"   // the public internet and the networks around the host
+	ModeNone   = api.NetworkNone
+	ModePolicy = api.NetworkPolicy // without a policy, the public internet
+	ModeOpen   = api.NetworkOpen
 )
 
 // Mode returns the policy of a mode: of ModePolicy the one that holds where the

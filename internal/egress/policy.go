@@ -3,16 +3,18 @@ package egress
 import (
 	"slices"
 	"time"
+
+	"github.com/smolvm/smolvm/api"
 )
 
 // Action is what a rule or a decision does with a flow.
-type Action string
+type Action = api.PolicyAction
 
 // The actions. More is for decisions alone.
 const (
-	Allow Action = "allow"
-	Deny  Action = "deny"
-	Ask   Action = "ask"  // hold it and ask a person
+	Allow        = api.PolicyAllow
+	Deny         = api.PolicyDeny
+	Ask          = api.PolicyAsk
 	More  Action = "more" // undecided: show what Decision.Need names
 )
 
@@ -24,54 +26,17 @@ const (
 	DNS  = "dns"  // a question to our own resolver; for requests, not for rules
 )
 
-// What to do where a TLS client hello has an encrypted part that may hold
-// another name than the one to be seen.
+// What to do with an encrypted client hello.
 const (
-	ECHDeny  = "deny"       // rules with domains do not allow it
-	ECHOuter = "outer-name" // believe the visible name
+	ECHDeny  = api.ECHDeny
+	ECHOuter = api.ECHOuter
 )
 
-// Document is a policy as people write it and as it is kept: the one form for
-// YAML, JSON and Go. Its zero value denies everything.
-type Document struct {
-	Version int    `yaml:"version" json:"version"`             // 1; 0 means 1
-	Default Action `yaml:"default" json:"default"`             // where no rule decides; empty: deny
-	ECH     string `yaml:"ech,omitempty" json:"ech,omitempty"` // ECHDeny or ECHOuter; empty: ECHDeny
-	Rules   []Rule `yaml:"rules,omitempty" json:"rules,omitempty"`
-}
-
-// Rule says what to do with flows that meet all its conditions. The first rule
-// that is met decides. A condition left out is always met.
-type Rule struct {
-	ID     string `yaml:"id,omitempty" json:"id,omitempty"` // unique; empty: one is given
-	Action Action `yaml:"action" json:"action"`
-
-	// Destination. Domains are exact names, *.suffix for all names below, or *
-	// for any public name. Groups are lists of domains that come with smolvm; they
-	// and Domains are alternatives. CIDRs are prefixes or addresses. With Domains
-	// or Groups, CIDRs must hold as well: they say where such a name may lead.
-	Domains []string `yaml:"domains,omitempty,flow" json:"domains,omitempty"`
-	Groups  []string `yaml:"groups,omitempty,flow" json:"groups,omitempty"`
-	CIDRs   []string `yaml:"cidrs,omitempty,flow" json:"cidrs,omitempty"`
-
-	// Ports are numbers and ranges ("443", "8000-8100"). Empty: all, and for a
-	// group its own.
-	Ports []string `yaml:"ports,omitempty,flow" json:"ports,omitempty"`
-
-	// Protocols are tcp, udp, icmp. Empty: all, but for a rule that allows domains
-	// tcp, the only one in which a name can be checked.
-	Protocols []string `yaml:"protocols,omitempty,flow" json:"protocols,omitempty"`
-
-	// Methods and Paths are of HTTP requests. Either needs Domains or Groups. A
-	// path means itself and all below it, or is a glob with * and **.
-	Methods []string `yaml:"methods,omitempty,flow" json:"methods,omitempty"`
-	Paths   []string `yaml:"paths,omitempty,flow" json:"paths,omitempty"`
-
-	// Expires ends the rule; zero: never. TTL is read once, by Parse, and becomes
-	// Expires.
-	Expires time.Time `yaml:"expires,omitempty" json:"expires,omitzero"`
-	Note    string    `yaml:"note,omitempty" json:"note,omitempty"` // for people
-}
+// The form in which policies are written and kept is the API's.
+type (
+	Document = api.Policy
+	Rule     = api.Rule
+)
 
 // Policy is a valid document, ready to decide. It never changes. Its zero value
 // denies everything.
@@ -86,7 +51,7 @@ func (p *Policy) Document() Document {
 	d.Version, d.Default = 1, p.defaultAction()
 	d.Rules = nil
 	for _, r := range p.doc.Rules {
-		d.Rules = append(d.Rules, r.clone())
+		d.Rules = append(d.Rules, clone(r))
 	}
 	return d
 }
@@ -98,15 +63,13 @@ func (p *Policy) defaultAction() Action {
 	return p.doc.Default
 }
 
-func (r Rule) clone() Rule {
+// clone returns a copy of r that shares nothing with it.
+func clone(r Rule) Rule {
 	r.Domains, r.Groups, r.CIDRs = slices.Clone(r.Domains), slices.Clone(r.Groups), slices.Clone(r.CIDRs)
 	r.Ports, r.Protocols = slices.Clone(r.Ports), slices.Clone(r.Protocols)
 	r.Methods, r.Paths = slices.Clone(r.Methods), slices.Clone(r.Paths)
 	return r
 }
-
-// Live reports whether a rule has not expired.
-func (r Rule) Live(at time.Time) bool { return r.Expires.IsZero() || at.Before(r.Expires) }
 
 // Append returns a policy with rules at the end.
 func (p *Policy) Append(rules ...Rule) (*Policy, error) {
