@@ -88,11 +88,12 @@ func (a *app) sandbox(ctx context.Context, ref string) (*smolvm.Sandbox, error) 
 
 // Group ids of the root command's help.
 const (
-	groupLife   = "life"
-	groupInside = "inside"
-	groupSaved  = "saved"
-	groupImages = "images"
-	groupHost   = "host"
+	groupLife    = "life"
+	groupInside  = "inside"
+	groupNetwork = "network"
+	groupSaved   = "saved"
+	groupImages  = "images"
+	groupHost    = "host"
 )
 
 func (a *app) root() *cobra.Command {
@@ -128,6 +129,7 @@ command cannot be executed or is not there.`,
 	root.AddGroup(
 		&cobra.Group{ID: groupLife, Title: "Sandboxes:"},
 		&cobra.Group{ID: groupInside, Title: "Inside a sandbox:"},
+		&cobra.Group{ID: groupNetwork, Title: "The network:"},
 		&cobra.Group{ID: groupSaved, Title: "Saved and continued:"},
 		&cobra.Group{ID: groupImages, Title: "Images:"},
 		&cobra.Group{ID: groupHost, Title: "This machine:"},
@@ -151,6 +153,7 @@ func (a *app) addCommands(root *cobra.Command) {
 		a.newRestart(), a.newPause(), a.newResume(), a.newRename(), a.newRemove(), a.newWait())
 	add(groupInside, a.newExec(), a.newShell(), a.newCopy(), a.newEnv(), a.newLogs(), a.newPs(),
 		a.newAttach(), a.newKill(), a.newStats())
+	add(groupNetwork, a.newNetwork())
 	add(groupSaved, a.newHibernate(), a.newSnapshot(), a.newFork(), a.newCheckpoint(), a.newHistory(), a.newRewind(),
 		a.newDiff(), a.newTemplate(), a.newPool())
 	add(groupImages, a.newImage())

@@ -218,6 +218,9 @@ func (d SandboxDir) Hibernated() string { return d.file("hibernated.json") }
 // Log is the supervisor's own log.
 func (d SandboxDir) Log() string { return d.file("supervisor.log") }
 
+// NetworkLog is the directory of the network's record; owned by internal/netlog.
+func (d SandboxDir) NetworkLog() string { return d.file("netlog") }
+
 // VM is the directory of the VMM's sockets, console and messages.
 func (d SandboxDir) VM() string { return d.file("vm") }
 
