@@ -1,0 +1,55 @@
+package world
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// DebPackage is the package in the repository for apt. It holds DebFile with
+// DebText.
+const (
+	DebPackage = "smolvm-world"
+	DebFile    = "/usr/share/smolvm-world/hello"
+	DebText    = "hello from apt\n"
+)
+
+// AptSource returns a line for sources.list. The repository has no signature:
+// what is tested is how to get there.
+func (w *World) AptSource(base string) string { return "deb [trusted=yes] " + base + " ./\n" }
+
+// debs serves a flat repository with one package.
+func (w *World) debs(t testing.TB) http.Handler {
+	t.Helper()
+	root, repo := filepath.Join(w.dir, "deb"), filepath.Join(w.dir, "apt")
+	control := fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: all\nMaintainer: World <world@%s>\nDescription: a file\n", DebPackage, Version, Zone)
+	write(t, filepath.Join(root, "DEBIAN/control"), control)
+	write(t, filepath.Join(root, DebFile), DebText)
+	name := fmt.Sprintf("%s_%s_all.deb", DebPackage, Version)
+	write(t, filepath.Join(repo, "README"), "packages\n") // makes the folder
+	run(t, exec.Command("dpkg-deb", "--root-owner-group", "-b", root, filepath.Join(repo, name)), os.Environ())
+	deb, err := os.ReadFile(filepath.Join(repo, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	packages := fmt.Sprintf("%sFilename: ./%s\nSize: %d\nSHA256: %x\n\n", control, name, len(deb), sha256.Sum256(deb))
+	write(t, filepath.Join(repo, "Packages"), packages)
+	write(t, filepath.Join(repo, "Release"), fmt.Sprintf("Origin: world\nDate: %s\nSHA256:\n %x %d Packages\n",
+		time.Now().UTC().Format(time.RFC1123), sha256.Sum256([]byte(packages)), len(packages)))
+	return http.FileServer(http.Dir(repo))
+}
+
+func write(t testing.TB, path, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
