@@ -15,7 +15,7 @@ import (
 // before anything else.
 func (c Config) Validate() error {
 	for _, check := range []func() error{
-		c.validName, c.validSizes, c.validArgs, c.validDir, c.validBoot, c.validMemory, c.validDisks,
+		c.validName, c.validSizes, c.validArgs, c.validDir, c.validBoot, c.validMemory, c.validDisks, c.validNetwork,
 	} {
 		if err := check(); err != nil {
 			return api.Errorf(api.Invalid, "start machine %q: %w", c.Name, err)
@@ -128,6 +128,18 @@ func (c Config) validDisks() error {
 		if err := d.validBacking(); err != nil {
 			return fmt.Errorf("disk %d: %w", i, err)
 		}
+	}
+	return nil
+}
+
+func (c Config) validNetwork() error {
+	switch n := c.Network; {
+	case n == nil:
+		return nil
+	case n.Wire == nil:
+		return fmt.Errorf("a network card needs a wire")
+	case n.MAC == [6]byte{} || n.MAC[0]&1 != 0:
+		return fmt.Errorf("network card %x: that is no unicast address", n.MAC)
 	}
 	return nil
 }

@@ -64,6 +64,7 @@ package vmm
 import (
 	"context"
 	"net"
+	"os"
 	"time"
 
 	"github.com/smolvm/smolvm/api"
@@ -96,6 +97,8 @@ type Config struct {
 	Args   string // appended to the driver's own kernel command line; may be empty
 	Disks  []Disk // in guest order: vda, vdb, ...; may be empty
 
+	Network *Network // the one network card; nil: none
+
 	Accel api.Accel // empty means AccelAuto, which Start resolves
 
 	Memory  *Memory  // the file behind guest memory; nil: memory without a file, which cannot be saved
@@ -113,7 +116,7 @@ const (
 	MinMemoryMiB = 128     // below it the guest kernel has no room for its initramfs
 	MaxMemoryMiB = 1 << 20 // 1 TiB: what 40 address bits, the least a CPU model has, can reach
 	MaxArgs      = 1024    // bytes; the kernel cuts its command line at 2048
-	MaxDisks     = 6       // a microvm has 8 virtio devices; the channel and the random numbers take two
+	MaxDisks     = 5       // a microvm has 8 virtio devices; channel, random numbers and network card take three
 )
 
 // Disk is one block device.
@@ -131,6 +134,17 @@ type Disk struct {
 type Layer struct {
 	Path   string
 	Format DiskFormat
+}
+
+// Network is a machine's network card, of the kind virtio-net.
+type Network struct {
+	MAC [6]byte // a unicast address
+	// Wire is the VMM's end of a stream socket that carries the card's Ethernet
+	// frames both ways, each behind its length in four bytes, the highest first. The
+	// other end may be closed, or not be read, at any time: frames are lost then, or
+	// wait, and the machine runs on. The caller closes its own copy after Start. Not
+	// used by Fingerprint.
+	Wire *os.File
 }
 
 // Memory is the file behind a machine's memory: sparse, of exactly MemoryMiB,

@@ -33,7 +33,7 @@ import (
 
 // format is part of the cache key: count it up when the content changes for the
 // same inputs.
-const format = "2"
+const format = "3"
 
 // dirName is the directory of made archives, beside the kernels.
 const dirName = "initramfs"

@@ -30,16 +30,16 @@ func fake(t *testing.T) (store.Store, kernel.Kernel) {
 	if err := os.MkdirAll(filepath.Join(k.Dir, "modules"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	add := func(name, content, sum string, boot bool, deps ...string) {
+	add := func(name, content, sum string, deps ...string) {
 		if err := os.WriteFile(k.Module(name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		k.Meta.Modules = append(k.Meta.Modules, kernel.Module{
-			Name: name, Boot: boot, Depends: deps, File: kernel.File{Size: int64(len(content)), SHA256: sum},
+			Name: name, Depends: deps, File: kernel.File{Size: int64(len(content)), SHA256: sum},
 		})
 	}
-	add("ring", "one", "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed", true)
-	add("later", "three", "8b5b9db0c13db24256c829aa364aa90c6d2eba318b9232a4ab9313b954d3555f", false, "ring")
+	add("overlay", "one", "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed")
+	add("later", "three", "8b5b9db0c13db24256c829aa364aa90c6d2eba318b9232a4ab9313b954d3555f", "overlay")
 	return s, k
 }
 
@@ -115,7 +115,7 @@ func TestBuildRefuses(t *testing.T) {
 	if _, err := Build(s, k, nil); !errors.Is(err, api.ErrInternal) {
 		t.Errorf("no agent: %v", err)
 	}
-	if err := os.WriteFile(k.Module("ring"), []byte("two"), 0o600); err != nil {
+	if err := os.WriteFile(k.Module("overlay"), []byte("two"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Build(s, k, []byte("agent")); !errors.Is(err, api.ErrUnavailable) {

@@ -58,7 +58,6 @@ type File struct {
 type Module struct {
 	Name    string   `json:"name"` // with underscores, as the kernel spells it
 	Depends []string `json:"depends,omitempty"`
-	Boot    bool     `json:"boot,omitempty"` // loaded at boot; the rest is there for later
 	File
 }
 
@@ -254,17 +253,6 @@ func hashFile(path string) (File, error) {
 	h := sha256.New()
 	n, err := io.Copy(h, f)
 	return File{n, hex.EncodeToString(h.Sum(nil))}, err
-}
-
-// Boot returns the names of the modules to load at boot, in order.
-func (k Kernel) Boot() []string {
-	var names []string
-	for _, m := range k.Meta.Modules {
-		if m.Boot {
-			names = append(names, m.Name)
-		}
-	}
-	return names
 }
 
 // String names the kernel for people.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/smolvm/smolvm/internal/image/decompress"
@@ -17,7 +18,28 @@ import (
 // bootModules are loaded in every guest before its disks are there. Short:
 // each costs boot time, most of it under emulation.
 func bootModules() []string {
-	return []string{"virtio_pci", "virtio_mmio", "virtio_console", "virtio_blk", "overlay"}
+	return []string{"virtio_pci", "virtio_mmio", "virtio_console", "virtio_blk", "virtio_net", "overlay"}
+}
+
+// Boot returns the names of the modules to load at boot, in order. What they are is
+// not recorded with the kernel, which may be older than what needs them.
+func (k Kernel) Boot() []string {
+	wanted := map[string]bool{}
+	for _, name := range append(bootModules(), bootModulesToo()...) {
+		wanted[name] = true
+	}
+	var names []string
+	for _, m := range slices.Backward(k.Meta.Modules) { // each before those that it needs
+		if !wanted[m.Name] {
+			continue
+		}
+		names = append(names, m.Name)
+		for _, d := range m.Depends {
+			wanted[d] = true
+		}
+	}
+	slices.Reverse(names)
+	return names
 }
 
 // bootModulesToo are loaded with them where a kernel has them: tcp_diag is how the
@@ -29,7 +51,7 @@ func bootModulesToo() []string { return []string{"tcp_diag"} }
 // A kernel that lacks one is still a good kernel.
 func laterModules() []string {
 	return []string{
-		"virtio_rng", "virtio_balloon", "virtio_net", "erofs", "fuse", "virtiofs", "tun",
+		"virtio_rng", "virtio_balloon", "erofs", "fuse", "virtiofs", "tun",
 		"vmw_vsock_virtio_transport", "loop",
 	}
 }
@@ -99,14 +121,11 @@ func (t tree) pick() ([]module, error) {
 		if t.builtin[name] {
 			continue
 		}
-		if err := p.add(name, true); err != nil {
+		if err := p.add(name); err != nil {
 			return nil, err
 		}
 	}
-	if err := p.addThere(bootModulesToo(), true); err != nil {
-		return nil, err
-	}
-	if err := p.addThere(laterModules(), false); err != nil {
+	if err := p.addThere(append(bootModulesToo(), laterModules()...)); err != nil {
 		return nil, err
 	}
 	return p.out, nil
@@ -121,24 +140,24 @@ type picker struct {
 const inProgress = -1
 
 // addThere adds those of some modules that the tree has.
-func (p *picker) addThere(names []string, boot bool) error {
+func (p *picker) addThere(names []string) error {
 	for _, name := range names {
 		if _, ok := p.paths[name]; !ok {
 			continue
 		}
-		if err := p.add(name, boot); err != nil {
+		if err := p.add(name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (p *picker) add(name string, boot bool) error {
+func (p *picker) add(name string) error {
 	if i, ok := p.done[name]; ok {
 		if i == inProgress {
 			return fmt.Errorf("module %s depends on itself", name)
 		}
-		return nil // boot modules come first, so the mark is set where it must be
+		return nil
 	}
 	path, ok := p.paths[name]
 	if !ok {
@@ -148,7 +167,7 @@ func (p *picker) add(name string, boot bool) error {
 	if err != nil {
 		return fmt.Errorf("module %s: %w", name, err)
 	}
-	m := module{Module{Name: name, Boot: boot}, data}
+	m := module{Module{Name: name}, data}
 	deps, err := dependsOf(data)
 	if err != nil {
 		return fmt.Errorf("module %s: %w", name, err)
@@ -158,7 +177,7 @@ func (p *picker) add(name string, boot bool) error {
 		if p.builtin[d] {
 			continue
 		}
-		if err := p.add(d, boot); err != nil {
+		if err := p.add(d); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		m.Depends = append(m.Depends, d)

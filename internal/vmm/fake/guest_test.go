@@ -3,11 +3,15 @@ package fake
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -53,12 +57,39 @@ func testAnswer(m *Machine, words []string) string {
 	case "!marked":
 		line, _, _ := strings.Cut(string(page), "\n")
 		return strings.TrimPrefix(line, "smolvm mark ")
+	case "!send":
+		return sendFrame(m.Wire(), words[1])
+	case "!receive":
+		return receiveFrame(m.Wire())
 	case "!write":
 		return writeBlock(m.Files(diskIndex(words[1]))[0], words[2], words[3])
 	case "!read":
 		return readBlock(m.Files(diskIndex(words[1])), words[2])
 	}
 	return ""
+}
+
+func sendFrame(wire net.Conn, text string) string {
+	frame, err := hex.DecodeString(text)
+	if err == nil {
+		_, err = wire.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(frame))), frame...))
+	}
+	if err != nil && !errors.Is(err, syscall.EPIPE) { // a closed wire is none of the guest's concern
+		return err.Error()
+	}
+	return "sent"
+}
+
+func receiveFrame(wire net.Conn) string {
+	var head [4]byte
+	if _, err := io.ReadFull(wire, head[:]); err != nil {
+		return err.Error()
+	}
+	frame := make([]byte, binary.BigEndian.Uint32(head[:]))
+	if _, err := io.ReadFull(wire, frame); err != nil {
+		return err.Error()
+	}
+	return hex.EncodeToString(frame)
 }
 
 func diskIndex(name string) int { return int(name[2] - 'a') }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/vmm"
@@ -22,10 +23,11 @@ type Machine struct {
 	done   chan struct{}
 	conns  sync.WaitGroup
 
-	print  string // fingerprint
-	memory []byte // nil without Config.Memory
-	fresh  bool   // restored and not resumed yet; guarded by mu
-	disks  []disk // guarded by mu
+	print  string   // fingerprint
+	memory []byte   // nil without Config.Memory
+	fresh  bool     // restored and not resumed yet; guarded by mu
+	disks  []disk   // guarded by mu
+	wire   net.Conn // of the network card; nil where there is none
 
 	mu     sync.Mutex
 	gate   sync.Cond // signalled when paused or ended changes
@@ -79,6 +81,9 @@ func (m *Machine) end(err error) {
 	}
 	m.ended = true
 	close(m.ending)
+	if m.wire != nil {
+		m.wire.SetDeadline(time.Unix(1, 0)) // a guest that waits for a frame returns
+	}
 	for _, l := range []*line{m.line, m.before} {
 		if l != nil {
 			l.cut()
@@ -88,6 +93,9 @@ func (m *Machine) end(err error) {
 	go func() {
 		m.conns.Wait()
 		m.unmap()
+		if m.wire != nil {
+			m.wire.Close()
+		}
 		m.mu.Lock()
 		m.err = err
 		m.mu.Unlock()

@@ -37,6 +37,10 @@ func Of(conn net.Conn) *Machine {
 // Memory. The first page is the machine's own.
 func (m *Machine) Memory() []byte { return m.memory }
 
+// Wire is the guest's end of its network card, for the guest. Nil where there is no
+// card.
+func (m *Machine) Wire() net.Conn { return m.wire }
+
 // Files are the files of a disk, the uppermost first. Nil where there is none.
 func (m *Machine) Files(i int) []string {
 	m.mu.Lock()
@@ -60,7 +64,11 @@ func (d *Driver) Fingerprint(c vmm.Config) (string, error) {
 }
 
 func fingerprint(c vmm.Config) string {
-	return fmt.Sprintf("%s, %d CPUs, %d MiB", Version, c.CPUs, c.MemoryMiB)
+	card := ""
+	if c.Network != nil {
+		card = fmt.Sprintf(", card %x", c.Network.MAC)
+	}
+	return fmt.Sprintf("%s, %d CPUs, %d MiB%s", Version, c.CPUs, c.MemoryMiB, card)
 }
 
 // furnish gives a new machine its memory and disks, and what it was saved with.
@@ -72,6 +80,28 @@ func (m *Machine) furnish(ctx context.Context, c vmm.Config) error {
 		}
 		m.disks = append(m.disks, disk{readOnly: d.ReadOnly, files: files})
 	}
+	if err := m.plug(c.Network); err != nil {
+		return api.Errorf(api.Internal, "start machine %q: plug its network card: %w", m.name, err)
+	}
+	if err := m.remember(ctx, c); err != nil {
+		if m.wire != nil {
+			m.wire.Close()
+		}
+		return err
+	}
+	return nil
+}
+
+// plug takes the machine's end of its network.
+func (m *Machine) plug(n *vmm.Network) (err error) {
+	if n != nil {
+		m.wire, err = net.FileConn(n.Wire) // a copy
+	}
+	return err
+}
+
+// remember gives a new machine its memory.
+func (m *Machine) remember(ctx context.Context, c vmm.Config) error {
 	if c.Memory == nil {
 		return nil
 	}

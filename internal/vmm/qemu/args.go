@@ -2,6 +2,8 @@ package qemu
 
 import (
 	"fmt"
+	"net"
+	"os"
 	"strconv"
 	"strings"
 
@@ -40,7 +42,7 @@ func (p plan) machine() string {
 func (p plan) args() []string {
 	var a []string
 	for _, part := range [][]string{
-		p.baseArgs(), p.machineArgs(), p.memoryArgs(), p.beginArgs(), p.portArgs(), p.channelArgs(), p.randomArgs(), p.diskArgs(),
+		p.baseArgs(), p.machineArgs(), p.memoryArgs(), p.beginArgs(), p.portArgs(), p.channelArgs(), p.randomArgs(), p.networkArgs(), p.diskArgs(),
 	} {
 		a = append(a, part...)
 	}
@@ -185,6 +187,32 @@ func (p plan) randomArgs() []string {
 	}
 }
 
+// networkArgs puts the network card between the guest and the wire.
+func (p plan) networkArgs() []string {
+	if p.Network == nil {
+		return nil
+	}
+	card := p.device("virtio-net", "card", slotNetwork) + fmt.Sprintf(",netdev=net0,mac=%s", net.HardwareAddr(p.Network.MAC[:]))
+	if p.machine() != "microvm" {
+		card += ",romfile=" // no firmware to boot from a network
+	}
+	return []string{
+		"-netdev", fmt.Sprintf("stream,id=net0,addr.type=fd,addr.str=%d", fdNetwork),
+		"-device", card,
+		// A continued machine would tell the wire, and have its guest tell it too, where
+		// it is now: five times, and nobody there has to learn it.
+		"-global", "migration.announce-rounds=0",
+	}
+}
+
+// wire is the card's wire; nil where there is none.
+func (p plan) wire() *os.File {
+	if p.Network == nil {
+		return nil
+	}
+	return p.Network.Wire
+}
+
 func (p plan) diskArgs() []string {
 	var a []string
 	for i, d := range p.Disks {
@@ -202,9 +230,10 @@ func (p plan) diskArgs() []string {
 // Slots of the devices on the PCI bus. They are fixed because the guest names
 // disks in their order, and because a saved machine is loaded into the same ones.
 const (
-	slotSerial = 2
-	slotRandom = 3
-	slotDisk   = 16 // and the next ones; those between are for network cards and the like
+	slotSerial  = 2
+	slotRandom  = 3
+	slotNetwork = 4
+	slotDisk    = 16 // and the next ones; those between are free
 )
 
 // device returns the -device value of a virtio device.

@@ -22,6 +22,7 @@ func TestArgs(t *testing.T) {
 			{Path: "/sandboxes/1/disk.img", Format: vmm.Raw},
 		},
 	}
+	card := &vmm.Network{MAC: [6]byte{2, 0, 0, 0, 0, 7}}
 	for name, c := range map[string]struct {
 		accel  api.Accel
 		change func(*vmm.Config)
@@ -33,6 +34,8 @@ func TestArgs(t *testing.T) {
 		"kvm-memory":  {api.AccelKVM, func(c *vmm.Config) { c.Memory = &vmm.Memory{Path: "/t/memory"} }},
 		"tcg-restore": {api.AccelTCG, continued},
 		"kvm-restore": {api.AccelKVM, continued},
+		"tcg-network": {api.AccelTCG, func(c *vmm.Config) { c.Network = card }},
+		"kvm-network": {api.AccelKVM, func(c *vmm.Config) { c.Network = card }},
 		"strange": {api.AccelTCG, func(c *vmm.Config) {
 			c.Name, c.NoSeccomp, c.Args = "a,b=c", true, "debug init=/bin/sh"
 			c.Kernel = "/k,1/vmlinux" // an argument of its own: commas are no matter

@@ -123,10 +123,7 @@ func start(ctx context.Context, binary string, p plan, state *os.File) (vmm.Mach
 	u.Add(console.remove)
 
 	m := newMachine(p, wires, console)
-	files := wires.theirs[:]
-	if state != nil {
-		files = append(files, state) // fdState
-	}
+	files := append(wires.theirs[:], state, p.wire()) // a nil is a descriptor that QEMU does not get
 	m.process, err = startProcess(command(binary, p.args(), files, m.stderr))
 	if err != nil {
 		return nil, startError(p.Name, err)

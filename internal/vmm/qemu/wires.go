@@ -19,8 +19,11 @@ const (
 	fdCount = iota
 )
 
-// fdState is the device state that a restored machine begins with.
-const fdState = 3 + fdCount
+// Those that not every machine has.
+const (
+	fdState   = 3 + fdCount + iota // the device state that a restored machine begins with
+	fdNetwork                      // the network card's wire
+)
 
 // channelSocket is the name of the guest channel's socket in a machine's directory.
 const channelSocket = "channel.sock"

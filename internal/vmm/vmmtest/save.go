@@ -22,6 +22,7 @@ func saving(t *testing.T, h Harness) {
 	first := h.bootAndSave(t)
 	files := sums(t, first, first.Memory.Path)
 	t.Run("continues, many at once", func(t *testing.T) { h.continues(t, first) })
+	t.Run("has a network card", func(t *testing.T) { h.continuedCard(t, first) })
 	t.Run("saved again", func(t *testing.T) { h.savedAgain(t, first) })
 	t.Run("bad states", func(t *testing.T) { h.badStates(t, first) })
 	t.Run("bad restores", func(t *testing.T) { h.badRestores(t, first) })
@@ -37,6 +38,7 @@ func (h Harness) bootAndSave(t *testing.T) saved {
 	r := look(t)
 	c := h.Config(t)
 	dir := t.TempDir()
+	plug(t, &c).Close()
 	c.Memory = &vmm.Memory{Path: filepath.Join(dir, "memory,1"), Shared: true}
 	sparse(t, c.Memory.Path, int64(c.MemoryMiB)<<20)
 	m := h.startSaver(t, c)
@@ -67,6 +69,7 @@ func (h Harness) clone(t *testing.T, s saved) vmm.Config {
 	t.Helper()
 	c := s.Config
 	c.Name, c.Dir = "vmmtest of "+t.TempDir(), t.TempDir()
+	plug(t, &c).Close()
 	restore := *s.Restore
 	c.Restore = &restore
 	c.Disks = append([]vmm.Disk(nil), s.Disks...)
@@ -204,6 +207,7 @@ func (h Harness) savedAgain(t *testing.T, s saved) {
 
 // layerHolds looks at a disk as it was left by one who wrote to a layer.
 func (h Harness) layerHolds(t *testing.T, c vmm.Config, layer string) {
+	plug(t, &c).Close()
 	c.Restore = &vmm.Restore{Devices: c.Restore.Devices}
 	d := c.Disks[1]
 	d.Backing = append([]vmm.Layer{{Path: d.Path, Format: d.Format}}, d.Backing...)

@@ -73,6 +73,9 @@ func badConfigs(t *testing.T, h Harness) {
 		"disk without format":   func(c *vmm.Config) { c.Disks = []vmm.Disk{{Path: file}} },
 		"disk format unknown":   func(c *vmm.Config) { c.Disks = []vmm.Disk{{Path: file, Format: "vmdk"}} },
 		"accelerator unknown":   func(c *vmm.Config) { c.Accel = "magic" },
+		"card without a wire":   func(c *vmm.Config) { c.Network = &vmm.Network{MAC: testMAC} },
+		"card without address":  func(c *vmm.Config) { c.Network = &vmm.Network{Wire: os.Stdin} },
+		"card for a multitude":  func(c *vmm.Config) { c.Network = &vmm.Network{Wire: os.Stdin, MAC: [6]byte{1}} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := look(t)
@@ -89,6 +92,9 @@ func badConfigs(t *testing.T, h Harness) {
 func (h Harness) mustRefuse(t *testing.T, c vmm.Config, class api.Class) error {
 	t.Helper()
 	m, err := h.Driver.Start(h.context(t), c)
+	if c.Network != nil && c.Network.Wire != nil && c.Network.Wire != os.Stdin {
+		c.Network.Wire.Close()
+	}
 	if err == nil {
 		m.Kill()
 		t.Fatal("the machine started")

@@ -73,6 +73,7 @@ func Run(t *testing.T, h Harness) {
 func oneLife(t *testing.T, h Harness) {
 	r := look(t)
 	c := h.Config(t)
+	w := plug(t, &c)
 	m := h.start(t, c)
 	t.Run("info is complete", func(t *testing.T) { info(t, h, m, c) })
 	t.Run("guest answers", func(t *testing.T) { answers(t, h, m) })
@@ -82,6 +83,8 @@ func oneLife(t *testing.T, h Harness) {
 	t.Run("channel may be dialled again", func(t *testing.T) { dialAgain(t, h, m) })
 	t.Run("dial does not outlive its context", func(t *testing.T) { dialCancelled(t, h, m) })
 	t.Run("channel carries all bytes", func(t *testing.T) { allBytes(t, h, m) })
+	t.Run("network card carries frames", func(t *testing.T) { frames(t, h, m, w) })
+	t.Run("wire that nobody holds", func(t *testing.T) { deadWire(t, h, m, w) })
 	t.Run("pause and resume", func(t *testing.T) { pauseResume(t, h, m) })
 	t.Run("dial while paused", func(t *testing.T) { dialPaused(t, h, m) })
 	t.Run("power off", func(t *testing.T) { powerOff(t, h, m) })
@@ -92,6 +95,9 @@ func oneLife(t *testing.T, h Harness) {
 func (h Harness) start(t *testing.T, c vmm.Config) vmm.Machine {
 	t.Helper()
 	m, err := h.Driver.Start(h.context(t), c)
+	if c.Network != nil {
+		c.Network.Wire.Close()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

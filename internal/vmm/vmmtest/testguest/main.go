@@ -15,6 +15,8 @@
 //	            writes a word into a block of 4096 bytes, answers "written"
 //	!read DISK BLOCK
 //	            the word in that block, - where there is none
+//	!send HEX   sends an Ethernet frame, answers "sent"
+//	!receive    the next frame of type 88b5 that came
 //	!flood N    writes N KiB to the console, then answers "flooded"
 //	!poweroff   powers off
 //	!reboot     resets the machine
@@ -152,6 +154,10 @@ func answer(line string) string {
 		return word(page)
 	case "!write", "!read":
 		return block(cmd == "!write", strings.Fields(arg))
+	case "!send":
+		return card.send(arg)
+	case "!receive":
+		return card.receive()
 	case "!flood":
 		return flood(arg)
 	case "!poweroff":
