@@ -111,6 +111,7 @@ const (
 	OpQuiesce                // Quiesce -> empty
 	OpThaw                   // Thaw -> empty; what Quiesce has frozen runs on
 	OpTree                   // Tree -> Reply(TreePart)...: what differs from the base image
+	OpDial                   // Dial -> Reply(empty), then Data both ways: bytes of a connection, or datagrams
 )
 
 // Message is one unit of a stream.

@@ -185,6 +185,8 @@ func (a *Agent) operation(op guest.Op) func(stream, []byte) error {
 		return query(a.ps)
 	case guest.OpStats:
 		return query(a.stats)
+	case guest.OpDial:
+		return a.dial
 	}
 	return a.fileOperation(op)
 }

@@ -135,13 +135,15 @@ func (s *Stream) take() error {
 func (s *Stream) Session() int { return s.session }
 
 // AwaitEnd waits until the stream is over, also for a peer that has ended and
-// may still reset.
-func (s *Stream) AwaitEnd() {
+// may still reset. It returns why: ErrClosed where both sides have ended in good
+// order, or this one has closed it.
+func (s *Stream) AwaitEnd() error {
 	s.l.mu.Lock()
 	defer s.l.mu.Unlock()
 	for s.err == nil {
 		s.changed.Wait()
 	}
+	return s.err
 }
 
 // grant lets the peer send as much as was consumed.
