@@ -61,6 +61,12 @@ type Config struct {
 	// Now is the clock for lifetimes of names and times of records; time.Now.
 	Now func() time.Time
 
+	// Names are those that an earlier Network of the same guest gave out, as
+	// Network.Names returned them: a guest that was saved still knows them.
+	Names []Pin
+	// Used is what was used up of Limits.QuotaBytes before, as Stats.Used said.
+	Used int64
+
 	Limits Limits
 }
 
@@ -74,6 +80,17 @@ type Limits struct {
 	Pings      int // open echo flows; 32
 	Names      int // names whose addresses are remembered; 4096
 	Answers    int // cached DNS answers; 4096
+	// Flows is how many TCP, UDP and echo flows together may be open at once; no
+	// bound but those above.
+	Flows int
+
+	// RateBytes is how many bytes of payload a second may pass in each direction,
+	// of all flows together; no bound.
+	RateBytes int
+	// QuotaBytes is how many bytes of payload may pass in both directions together,
+	// Config.Used included: then flows are reset and denied. No bound. What is on
+	// its way when it is reached passes.
+	QuotaBytes int64
 
 	ConnectTimeout  time.Duration // for the host's side of a flow; 30s
 	HoldTimeout     time.Duration // for an answer to Wait, at most; 60s
@@ -113,7 +130,9 @@ func (c Config) withDefaults() (Config, error) {
 }
 
 func (c Config) check() error {
-	switch {
+	switch l := c.Limits; {
+	case l.Flows < 0 || l.RateBytes < 0 || l.QuotaBytes < 0 || c.Used < 0:
+		return api.Errorf(api.Invalid, "make network: a bound is negative")
 	case c.MTU < minMTU || c.MTU > MaxMTU:
 		return api.Errorf(api.Invalid, "make network: MTU %d is not in %d to %d", c.MTU, minMTU, MaxMTU)
 	case !c.Guest4.Addr().Is4() || !c.Guest4.Contains(c.Gateway4):

@@ -13,7 +13,8 @@ import (
 type Decider interface {
 	// Question decides whether a name may be asked for.
 	Question(ctx context.Context, q Question) Decision
-	// Flow decides about a new flow, before anything is dialled.
+	// Flow decides about a new flow, before anything is dialled. ctx, here and in
+	// Question, ends when nobody waits for an answer any more.
 	Flow(ctx context.Context, f Flow) Decision
 	// Address decides whether name may have this address. A denied address is
 	// taken out of DNS answers and is never dialled for the name.
@@ -155,10 +156,21 @@ func (n *Network) settle(ctx context.Context, d Decision) Decision {
 	}
 }
 
-// slots is a bound on how many of something there are.
+// slots is a bound on how many of something there are; nil is no bound.
 type slots chan struct{}
 
+// boundOf returns a bound of limit, or none for 0.
+func boundOf(limit int) slots {
+	if limit == 0 {
+		return nil
+	}
+	return make(slots, limit)
+}
+
 func (s slots) try() bool {
+	if s == nil {
+		return true
+	}
 	select {
 	case s <- struct{}{}:
 		return true
@@ -172,8 +184,12 @@ func (s slots) get(ctx context.Context) error {
 	case s <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 }
 
-func (s slots) release() { <-s }
+func (s slots) release() {
+	if s != nil {
+		<-s
+	}
+}

@@ -166,7 +166,7 @@ func (r *resolver) answer(ctx context.Context, query, reply *dns.Msg) {
 		reply.Answer, e.Verdict = rrs, Allow
 		return
 	}
-	d := r.n.settle(ctx, r.n.cfg.Decider.Question(ctx, q))
+	d := r.decide(ctx, q)
 	e.Rule, e.Reason = d.Rule, d.Reason
 	if d.Verdict != Allow {
 		reply.Rcode = dns.RcodeNameError
@@ -175,6 +175,15 @@ func (r *resolver) answer(ctx context.Context, query, reply *dns.Msg) {
 	}
 	e.Verdict = Allow
 	r.fill(ctx, asked, q, reply, &e)
+}
+
+func (r *resolver) decide(ctx context.Context, q Question) Decision {
+	if r.n.meter.isOver() {
+		return Decision{Reason: r.n.meter.overError().Error()}
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	return r.n.settle(ctx, r.n.cfg.Decider.Question(ctx, q))
 }
 
 // fill puts what the upstream says into reply, without what policy forbids.

@@ -514,3 +514,26 @@ func TestHostServers(t *testing.T) {
 		}
 	}
 }
+
+// TestServers: the first that knows is believed, and none is an error.
+func TestServers(t *testing.T) {
+	answering := func(rcode int) string {
+		return server(t, "udp", func(w dns.ResponseWriter, q *dns.Msg) {
+			m := new(dns.Msg)
+			m.SetRcode(q, rcode)
+			_ = w.WriteMsg(m)
+		}, "127.0.0.1:0")
+	}
+	broken, knows := answering(dns.RcodeServerFailure), answering(dns.RcodeNameError)
+	m, err := Servers(broken, knows).Exchange(t.Context(), question("www.example", dns.TypeA))
+	if err != nil || m.Rcode != dns.RcodeNameError {
+		t.Errorf("%v, %v", m, err)
+	}
+	if _, err := Servers().Exchange(t.Context(), question("www.example", dns.TypeA)); err == nil {
+		t.Error("nobody answered")
+	}
+	want := nameServers{"192.0.2.1:53", "[2001:db8::1]:53", "192.0.2.1:5353"}
+	if got := Servers("192.0.2.1", "2001:db8::1", "192.0.2.1:5353"); !slices.Equal(got.(nameServers), want) {
+		t.Errorf("%v", got)
+	}
+}

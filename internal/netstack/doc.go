@@ -63,11 +63,15 @@
 // answer, all others NOTIMP. A denied name does not exist (NXDOMAIN), with the
 // reason as an extended error. Upstream are the host's name servers from
 // resolv.conf, for the system's resolver tells no TTLs and would show the guest
-// the host's own files of names.
+// the host's own files of names; Servers makes others.
+//
+// A guest that is saved and goes on elsewhere believes in the addresses it was
+// given: Network.Names and Config.Names carry them over.
 //
 // # Bounds
 //
 // Limits bounds the number of everything a guest can make us hold; frames, DNS
 // messages, names, answers and queues have bounds of their own. What is beyond a
 // bound is dropped, which the guest sees as a slow network, and counted.
+// Limits.RateBytes makes flows wait instead, in turn; Limits.QuotaBytes ends them.
 package netstack

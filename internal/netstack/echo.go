@@ -47,7 +47,7 @@ func (n *Network) handleEcho(p packet) {
 	defer n.pings.mu.Unlock()
 	requests, ok := n.pings.open[key]
 	if !ok {
-		if !n.pingSlots.try() {
+		if !n.open(n.pingSlots) {
 			n.count.refused.Add(1)
 			p.drop = dropLimit
 			n.dropped(p)
@@ -81,10 +81,10 @@ func (e *echoFlow) run() {
 		e.n.pings.mu.Lock()
 		delete(e.n.pings.open, e.key)
 		e.n.pings.mu.Unlock()
-		e.n.pingSlots.release()
+		e.n.close(e.n.pingSlots)
 	}()
 	f := e.n.flowBetween(ICMP, netip.AddrPortFrom(e.src, 0), netip.AddrPortFrom(e.key.dst, 0))
-	d := e.n.decide(e.n.ctx, f)
+	d := e.n.decide(e.n.live, f)
 	if d.Verdict != Allow {
 		e.refuse(d.How)
 		return
@@ -128,12 +128,15 @@ func (e *echoFlow) relay(conn *icmp.PacketConn, end *Event) error {
 		select {
 		case m := <-e.requests:
 			idle.Reset(pingIdle)
+			if e.n.meter.pass(e.n.live, e.n.meter.up, len(m)) != nil {
+				continue // over: the next turn ends it
+			}
 			if _, failed = conn.WriteTo(m, to); failed == nil {
 				end.Sent += int64(len(m))
 			}
 			continue
 		case <-idle.C:
-		case <-e.n.ctx.Done():
+		case <-e.n.live.Done():
 			idle.Stop()
 		}
 		break
@@ -158,6 +161,9 @@ func (e *echoFlow) readReplies(conn *icmp.PacketConn) (received int64) {
 		peer, ok := from.(*net.UDPAddr)
 		if !ok || k < icmpHeader || peer.AddrPort().Addr().Unmap() != e.key.dst || !isReply(buf[0], e.key.dst) {
 			continue
+		}
+		if e.n.meter.pass(e.n.live, e.n.meter.down, k) != nil {
+			return received
 		}
 		received += int64(k)
 		binary.BigEndian.PutUint16(buf[4:], e.key.ident)

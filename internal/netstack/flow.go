@@ -15,6 +15,23 @@ import (
 	"github.com/smolvm/smolvm/api"
 )
 
+// open takes a place of a kind of flow, and one of all; close gives both back.
+func (n *Network) open(kind slots) bool {
+	if !n.flows.try() {
+		return false
+	}
+	if !kind.try() {
+		n.flows.release()
+		return false
+	}
+	return true
+}
+
+func (n *Network) close(kind slots) {
+	kind.release()
+	n.flows.release()
+}
+
 // newFlow describes a flow by the stack's name for it, in which the guest is the
 // remote side.
 func (n *Network) newFlow(proto Proto, id stack.TransportEndpointID) Flow {
@@ -33,7 +50,9 @@ func (n *Network) flowBetween(proto Proto, src, dst netip.AddrPort) Flow {
 // decide is the only way to a Decision about a flow. It may take as long as
 // someone thinks about it.
 func (n *Network) decide(ctx context.Context, f Flow) Decision {
-	d := n.settle(ctx, n.ask(ctx, f))
+	waits, stop := context.WithCancel(ctx)
+	d := n.settle(waits, n.ask(waits, f))
+	stop()
 	if d.Verdict == Serve && (f.Proto != TCP || d.Handler == nil) {
 		d = Decision{Rule: d.Rule, Reason: "nothing here can serve it"}
 	}
@@ -48,6 +67,9 @@ func (n *Network) decide(ctx context.Context, f Flow) Decision {
 }
 
 func (n *Network) ask(ctx context.Context, f Flow) Decision {
+	if n.meter.isOver() {
+		return Decision{Reason: n.meter.overError().Error()}
+	}
 	if a := f.Dst.Addr(); a == n.cfg.Gateway4 || a == n.cfg.Gateway6 {
 		return Decision{Reason: "the gateway serves nothing but DNS"}
 	}

@@ -263,6 +263,10 @@ func TestConfigIsChecked(t *testing.T) {
 		"large mtu":  {Decider: policy{}, MTU: 1 << 20},
 		"gateway":    {Decider: policy{}, Gateway4: netip.MustParseAddr("10.0.0.1")},
 		"gateway6":   {Decider: policy{}, Gateway6: netip.MustParseAddr("fd00::1")},
+		"rate":       {Decider: policy{}, Limits: Limits{RateBytes: -1}},
+		"quota":      {Decider: policy{}, Limits: Limits{QuotaBytes: -1}},
+		"flows":      {Decider: policy{}, Limits: Limits{Flows: -1}},
+		"used":       {Decider: policy{}, Used: -1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b := net.Pipe()

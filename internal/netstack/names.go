@@ -96,6 +96,10 @@ func (n *names) unlink(a netip.Addr, p *pinned) {
 
 // pin remembers an answer.
 func (n *names) pin(name string, addrs []netip.Addr, ttl time.Duration) {
+	n.keep(name, addrs, ttl+n.grace)
+}
+
+func (n *names) keep(name string, addrs []netip.Addr, life time.Duration) {
 	if len(addrs) == 0 {
 		return
 	}
@@ -108,7 +112,7 @@ func (n *names) pin(name string, addrs []netip.Addr, ttl time.Duration) {
 	}
 	p.asked = n.now()
 	n.forget(p)
-	until := p.asked.Add(ttl + n.grace)
+	until := p.asked.Add(life)
 	for _, a := range addrs {
 		if _, ok := p.until[a]; !ok && len(p.until) >= maxAddresses {
 			break

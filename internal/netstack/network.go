@@ -50,17 +50,19 @@ type Network struct {
 	dns   *resolver
 	tap   tapHolder
 	count counters
+	meter meter
 	drops dropLog
 	syns  syns
 	pings pings
 
 	wide, narrow *tcp.Forwarder
 
-	tcpSlots, udpSlots, pingSlots, held, connecting, questions slots
+	flows, tcpSlots, udpSlots, pingSlots, held, connecting, questions slots
 
 	flowID atomic.Uint64
 	ctx    context.Context // ends with Close or with the stream
 	cancel context.CancelFunc
+	live   context.Context // that of flows: ends with ctx, and with the quota
 	wg     sync.WaitGroup
 	done   chan struct{}
 	err    error // why the stream ended; valid after done
@@ -83,6 +85,7 @@ func New(conn net.Conn, cfg Config) (*Network, error) {
 			gateway4: cfg.Gateway4, gateway6: cfg.Gateway6,
 			subnet4: cfg.Guest4.Masked(), subnet6: cfg.Guest6.Masked(),
 		},
+		flows:      boundOf(cfg.Limits.Flows),
 		tcpSlots:   make(slots, cfg.Limits.TCPFlows),
 		udpSlots:   make(slots, cfg.Limits.UDPFlows),
 		pingSlots:  make(slots, cfg.Limits.Pings),
@@ -92,12 +95,16 @@ func New(conn net.Conn, cfg Config) (*Network, error) {
 	}
 	n.card = newCard(conn, cfg, &n.count, &n.tap)
 	n.dns = newResolver(n)
+	n.dns.names.restore(cfg.Names)
 	n.syns.init(cfg.Limits.Connecting + cfg.Limits.Held)
 	n.pings.init()
 	if err := n.makeStack(); err != nil {
 		return nil, err
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	live, end := context.WithCancelCause(n.ctx)
+	n.live = live
+	n.meter.init(cfg, func() { end(n.meter.overError()) })
 	n.start()
 	return n, nil
 }

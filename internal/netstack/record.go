@@ -63,6 +63,10 @@ type Stats struct {
 	Questions, FlowsAllowed, FlowsDenied uint64
 	FlowsRefused                         uint64 // beyond a limit
 
+	// Used is the payload that passed in both directions together, in bytes,
+	// Config.Used included.
+	Used int64
+
 	// Gauges.
 	TCPFlows, UDPFlows, Pings, Held int
 }
@@ -125,6 +129,7 @@ func (n *Network) Stats() Stats {
 		QueueDrops: n.count.queueDrops.Load(), Drops: map[DropReason]uint64{},
 		Questions: n.count.questions.Load(), FlowsAllowed: n.count.allowed.Load(),
 		FlowsDenied: n.count.denied.Load(), FlowsRefused: n.count.refused.Load(),
+		Used:     n.meter.used.Load(),
 		TCPFlows: len(n.tcpSlots), UDPFlows: len(n.udpSlots), Pings: len(n.pingSlots), Held: len(n.held),
 	}
 	for i := range n.count.drops {

@@ -34,7 +34,7 @@ func Relay(ctx context.Context, guest, host net.Conn) error {
 			reset(guest)
 		})
 	}
-	stop := context.AfterFunc(ctx, func() { fail(ctx.Err()) })
+	stop := context.AfterFunc(ctx, func() { fail(context.Cause(ctx)) })
 	up := make(chan struct{})
 	go func() {
 		defer close(up)

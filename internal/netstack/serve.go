@@ -15,7 +15,7 @@ func (t *tcpFlow) serve(d Decision) {
 		allowed := d
 		allowed.Verdict = Allow
 		var err error
-		if p.conn, err = t.n.dial(t.n.ctx, t.flow, allowed); err != nil {
+		if p.conn, err = t.n.dial(t.ctx, t.flow, allowed); err != nil {
 			t.fail(err)
 			return
 		}
@@ -26,14 +26,14 @@ func (t *tcpFlow) serve(d Decision) {
 		t.end(nil, err)
 		return
 	}
-	stop := context.AfterFunc(t.n.ctx, guest.abort)
+	stop := context.AfterFunc(t.ctx, guest.abort)
 	defer stop()
-	if err = d.Handler(t.n.ctx, guest, t.flow, p.dial); err != nil {
+	if err = d.Handler(t.ctx, guest, t.flow, p.dial); err != nil {
 		guest.abort()
 	} else {
 		_ = guest.CloseWrite() // it fails only where the guest has closed or reset
 	}
-	guest.finish(t.n.ctx, t.n.cfg.Limits.Linger)
+	guest.finish(t.ctx, t.n.cfg.Limits.Linger)
 	t.dialed = p.last()
 	t.end(guest, err)
 }

@@ -103,17 +103,20 @@ func (n *Network) serveTCP(r *tcp.ForwarderRequest) {
 	id := r.ID()
 	t := &tcpFlow{n: n, request: r, id: id, origin: n.syns.origin(id)}
 	defer t.answer(nothing)
-	if !n.tcpSlots.try() {
+	if !n.open(n.tcpSlots) {
 		n.refuse(id)
 		return
 	}
-	defer n.tcpSlots.release()
+	defer n.close(n.tcpSlots)
+	ctx, cancel := context.WithCancel(n.live)
+	defer cancel()
+	t.ctx = ctx
 	t.flow = n.newFlow(TCP, id)
 	if id.LocalPort == dnsPort {
 		t.serveDNS()
 		return
 	}
-	d := n.decide(n.ctx, t.flow)
+	d := n.decide(t.ctx, t.flow)
 	switch d.Verdict {
 	case Allow:
 		t.forward(d)
@@ -127,6 +130,7 @@ func (n *Network) serveTCP(r *tcp.ForwarderRequest) {
 // tcpFlow is one connection of the guest.
 type tcpFlow struct {
 	n       *Network
+	ctx     context.Context       // ends with the flow, the network or the quota
 	request *tcp.ForwarderRequest // nil once answered
 	id      stack.TransportEndpointID
 	origin  origin
@@ -167,7 +171,7 @@ func (t *tcpFlow) deny(d Decision) {
 // the truth about it.
 func (t *tcpFlow) forward(d Decision) {
 	t.began = time.Now()
-	host, err := t.n.dial(t.n.ctx, t.flow, d)
+	host, err := t.n.dial(t.ctx, t.flow, d)
 	if err != nil {
 		t.fail(err)
 		return
@@ -179,8 +183,8 @@ func (t *tcpFlow) forward(d Decision) {
 		t.end(nil, err)
 		return
 	}
-	err = Relay(t.n.ctx, guest, host)
-	guest.finish(t.n.ctx, t.n.cfg.Limits.Linger)
+	err = Relay(t.ctx, guest, host)
+	guest.finish(t.ctx, t.n.cfg.Limits.Linger)
 	t.end(guest, err)
 }
 
@@ -201,11 +205,11 @@ func (t *tcpFlow) serveDNS() {
 	if err != nil {
 		return
 	}
-	stop := context.AfterFunc(t.n.ctx, guest.abort)
+	stop := context.AfterFunc(t.ctx, guest.abort)
 	defer stop()
-	t.n.dns.serveStream(t.n.ctx, guest)
+	t.n.dns.serveStream(t.ctx, guest)
 	_ = guest.CloseWrite()
-	guest.finish(t.n.ctx, streamIdle)
+	guest.finish(t.ctx, streamIdle)
 }
 
 // end records how an allowed flow ended.
@@ -222,10 +226,10 @@ func (t *tcpFlow) end(guest *guestConn, err error) {
 
 // accept makes the handshake with the guest.
 func (t *tcpFlow) accept() (*guestConn, error) {
-	if err := t.n.ctx.Err(); err != nil {
-		return nil, err
+	if t.ctx.Err() != nil {
+		return nil, context.Cause(t.ctx)
 	}
-	g := &guestConn{}
+	g := &guestConn{ctx: t.ctx, meter: &t.n.meter}
 	ep, terr := t.request.CreateEndpoint(&g.queue)
 	if terr != nil {
 		t.answer(nothing)
@@ -245,6 +249,8 @@ type guestConn struct {
 	*gonet.TCPConn
 	ep    tcpip.Endpoint
 	queue waiter.Queue
+	ctx   context.Context // of its flow
+	meter *meter
 
 	sent, received atomic.Int64 // by the guest
 	idle           idleTimer
@@ -252,22 +258,38 @@ type guestConn struct {
 
 // Read counts what the guest sent.
 func (g *guestConn) Read(b []byte) (int, error) {
-	k, err := g.TCPConn.Read(b)
+	k, err := g.TCPConn.Read(b[:g.meter.up.piece(len(b))])
 	if k > 0 {
 		g.sent.Add(int64(k))
 		g.idle.seen()
+		if late := g.meter.pass(g.ctx, g.meter.up, k); err == nil {
+			err = late
+		}
 	}
 	return k, err
 }
 
 // Write counts what the guest is sent.
 func (g *guestConn) Write(b []byte) (int, error) {
-	k, err := g.TCPConn.Write(b)
-	if k > 0 {
-		g.received.Add(int64(k))
-		g.idle.seen()
+	done := 0
+	for {
+		piece := b[done : done+g.meter.down.piece(len(b)-done)]
+		if err := g.meter.down.take(g.ctx, len(piece)); err != nil {
+			return done, err
+		}
+		k, err := g.TCPConn.Write(piece)
+		if k > 0 {
+			done += k
+			g.received.Add(int64(k))
+			g.idle.seen()
+			if over := g.meter.spend(k); err == nil {
+				err = over
+			}
+		}
+		if err != nil || done == len(b) {
+			return done, err
+		}
 	}
-	return k, err
 }
 
 // abort resets the connection. It may be called at any time and again.

@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -32,14 +33,14 @@ func (n *Network) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffe
 		n.handleQuestion(id, pkt.Data().AsRange().ToSlice())
 		return true
 	}
-	if !n.udpSlots.try() {
+	if !n.open(n.udpSlots) {
 		n.refuse(id)
 		return true
 	}
 	u := &udpFlow{n: n, origin: originOf(id, protoUDP, head), flow: n.newFlow(UDP, id)}
 	ep, err := udp.NewForwarderRequest(n.stack, id, pkt.Clone()).CreateEndpoint(&u.queue)
 	if err != nil {
-		n.udpSlots.release()
+		n.close(n.udpSlots)
 		return true
 	}
 	ep.SocketOptions().SetReceiveBufferSize(udpBuffer, true)
@@ -61,10 +62,20 @@ func (n *Network) handleQuestion(id stack.TransportEndpointID, wire []byte) {
 	go func() {
 		defer n.wg.Done()
 		defer n.questions.release()
-		if reply := n.dns.serve(n.ctx, wire, n.cfg.MTU-ip6Header-udpHeader); reply != nil {
-			n.sendUDP(server, guest, reply)
-		}
+		n.answerQuestion(server, guest, wire)
 	}()
+}
+
+func (n *Network) answerQuestion(server, guest netip.AddrPort, wire []byte) {
+	if n.meter.up.take(n.ctx, len(wire)) != nil {
+		return
+	}
+	reply := n.dns.serve(n.ctx, wire, n.cfg.MTU-ip6Header-udpHeader)
+	if reply == nil || n.meter.down.take(n.ctx, len(reply)) != nil {
+		return
+	}
+	_ = n.meter.spend(len(wire) + len(reply)) // beyond the quota there are answers too: that there are none
+	n.sendUDP(server, guest, reply)
 }
 
 // udpFlow is the datagrams between one port of the guest and one of the world.
@@ -81,9 +92,9 @@ type udpFlow struct {
 
 func (u *udpFlow) run() {
 	defer u.n.wg.Done()
-	defer u.n.udpSlots.release()
+	defer u.n.close(u.n.udpSlots)
 	defer u.guest.Close()
-	d := u.n.decide(u.n.ctx, u.flow)
+	d := u.n.decide(u.n.live, u.flow)
 	if d.Verdict != Allow {
 		if d.How != Drop {
 			u.n.sendUnreachable(u.origin, refusedByPolicy)
@@ -92,11 +103,13 @@ func (u *udpFlow) run() {
 		return
 	}
 	began := time.Now()
-	host, err := u.n.dial(u.n.ctx, u.flow, d)
+	host, err := u.n.dial(u.n.live, u.flow, d)
 	e := Event{Kind: EventEnd, Flow: u.flow, Verdict: Allow}
 	if err == nil {
 		e.Dialed = host.RemoteAddr().String()
-		err = u.relay(host)
+		if err = u.relay(host); err == nil {
+			err = context.Cause(u.n.live)
+		}
 	} else if outcomeOf(err) != looksSilent {
 		u.n.sendUnreachable(u.origin, refusedHost)
 	}
@@ -108,14 +121,7 @@ func (u *udpFlow) run() {
 }
 
 // pause waits, but not longer than the network lives.
-func (n *Network) pause(d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-n.ctx.Done():
-	}
-}
+func (n *Network) pause(d time.Duration) { sleep(n.ctx, d) }
 
 // relay passes datagrams both ways until the flow is idle, the host says that
 // nobody listens, or the network ends. It closes host.
@@ -124,12 +130,12 @@ func (u *udpFlow) relay(host net.Conn) error {
 	up := make(chan error, 1)
 	ended := make(chan struct{})
 	go func() {
-		up <- u.copy(host, u.guest, &u.sent)
+		up <- u.copy(host, u.guest, u.n.meter.up, &u.sent)
 		host.Close()
 	}()
 	down := make(chan error, 1)
 	go func() {
-		down <- u.copy(u.guest, host, &u.received)
+		down <- u.copy(u.guest, host, u.n.meter.down, &u.received)
 		close(ended)
 		_ = u.guest.SetReadDeadline(time.Unix(1, 0)) // ends the other copy
 	}()
@@ -170,7 +176,7 @@ func (u *udpFlow) watch(ended <-chan struct{}) {
 		case <-ended:
 			timer.Stop()
 			return
-		case <-u.n.ctx.Done():
+		case <-u.n.live.Done():
 			timer.Stop()
 			return
 		}
@@ -179,7 +185,7 @@ func (u *udpFlow) watch(ended <-chan struct{}) {
 
 // copy passes datagrams on. One that cannot be sent is lost, as datagrams are;
 // that nobody listens is an answer to the guest.
-func (u *udpFlow) copy(to, from net.Conn, count *atomic.Int64) error {
+func (u *udpFlow) copy(to, from net.Conn, b *bucket, count *atomic.Int64) error {
 	large := largeBuffers.Get().(*[largeCopy]byte)
 	defer largeBuffers.Put(large)
 	for {
@@ -188,6 +194,9 @@ func (u *udpFlow) copy(to, from net.Conn, count *atomic.Int64) error {
 			return err
 		}
 		u.touch()
+		if err := u.n.meter.pass(u.n.live, b, k); err != nil {
+			return err
+		}
 		_, err = to.Write(large[:k])
 		switch {
 		case err == nil:

@@ -3,6 +3,7 @@ package netstack
 import (
 	"context"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -28,11 +29,11 @@ type hostServers struct {
 
 	mu      sync.Mutex
 	changed time.Time // of the file that servers were read from
-	servers []string
+	servers nameServers
 }
 
 // list reads the file again if it changed: laptops change networks.
-func (h *hostServers) list() ([]string, error) {
+func (h *hostServers) list() (nameServers, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	info, err := os.Stat(h.path)
@@ -46,7 +47,7 @@ func (h *hostServers) list() ([]string, error) {
 	if err != nil {
 		return nil, api.Errorf(api.Unavailable, "find the host's name servers: %w", err)
 	}
-	servers := make([]string, 0, maxServers)
+	servers := make(nameServers, 0, maxServers)
 	for _, s := range conf.Servers[:min(len(conf.Servers), maxServers)] {
 		servers = append(servers, net.JoinHostPort(s, conf.Port))
 	}
@@ -63,7 +64,29 @@ func (h *hostServers) Exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error
 	if err != nil {
 		return nil, err
 	}
-	var reply *dns.Msg
+	return servers.Exchange(ctx, q)
+}
+
+// Servers returns an Upstream that asks the given name servers, each ADDRESS or
+// ADDRESS:PORT, the next one where one has no answer.
+func Servers(addresses ...string) Upstream {
+	servers := make(nameServers, len(addresses))
+	for i, a := range addresses {
+		servers[i] = a
+		if addr, err := netip.ParseAddr(a); err == nil {
+			servers[i] = netip.AddrPortFrom(addr, dnsPort).String()
+		}
+	}
+	return servers
+}
+
+// nameServers are the addresses of servers with their ports, in the order in
+// which they are asked.
+type nameServers []string
+
+// Exchange implements Upstream.
+func (servers nameServers) Exchange(ctx context.Context, q *dns.Msg) (reply *dns.Msg, err error) {
+	err = api.Errorf(api.Unavailable, "ask for a name: there are no name servers")
 	for _, s := range servers {
 		reply, err = exchange(ctx, q, s)
 		if err == nil && (reply.Rcode == dns.RcodeSuccess || reply.Rcode == dns.RcodeNameError) {
