@@ -221,6 +221,10 @@ func (d SandboxDir) Log() string { return d.file("supervisor.log") }
 // NetworkLog is the directory of the network's record; owned by internal/netlog.
 func (d SandboxDir) NetworkLog() string { return d.file("netlog") }
 
+// CA is the key of the sandbox's certificate authority; owned by
+// internal/intercept. It belongs in no saved point.
+func (d SandboxDir) CA() string { return d.file("ca.pem") }
+
 // VM is the directory of the VMM's sockets, console and messages.
 func (d SandboxDir) VM() string { return d.file("vm") }
 
