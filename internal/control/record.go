@@ -96,17 +96,20 @@ type Progress struct {
 
 // Routes of a supervisor's socket. Bodies and answers are JSON.
 const (
-	RouteSandbox = "GET /v1/sandbox" // -> api.Sandbox
-	RoutePause   = "POST /v1/pause"  // -> api.Sandbox
-	RouteResume  = "POST /v1/resume" // -> api.Sandbox
-	RouteStop    = "POST /v1/stop"   // api.Stop -> api.Sandbox
-	RouteKill    = "POST /v1/kill"   // ends VM and supervisor at once
-	RouteRename  = "POST /v1/rename" // Rename -> api.Sandbox
-	RouteEnv     = "GET /v1/env"     // -> map[string]string
-	RouteSetEnv  = "POST /v1/env"    // api.EnvChange -> api.EnvChanged
-	RouteStats   = "GET /v1/stats"   // -> api.Stats
-	RouteStream  = "POST /v1/stream" // switches to StreamProtocol
-	RouteWait    = "GET /v1/wait"    // answers when the VM has ended -> api.Sandbox
+	RouteSandbox    = "GET /v1/sandbox"         // -> api.Sandbox
+	RoutePause      = "POST /v1/pause"          // -> api.Sandbox
+	RouteResume     = "POST /v1/resume"         // -> api.Sandbox
+	RouteStop       = "POST /v1/stop"           // api.Stop -> api.Sandbox
+	RouteKill       = "POST /v1/kill"           // ends VM and supervisor at once
+	RouteRename     = "POST /v1/rename"         // Rename -> api.Sandbox
+	RouteEnv        = "GET /v1/env"             // -> map[string]string
+	RouteSetEnv     = "POST /v1/env"            // api.EnvChange -> api.EnvChanged
+	RouteStats      = "GET /v1/stats"           // -> api.Stats
+	RouteNetwork    = "GET /v1/network/policy"  // -> api.Network
+	RouteSetNetwork = "POST /v1/network/policy" // api.NetworkChange -> api.Network
+
+	RouteStream = "POST /v1/stream" // switches to StreamProtocol
+	RouteWait   = "GET /v1/wait"    // answers when the VM has ended -> api.Sandbox
 
 	RoutePoint      = "POST /v1/point"      // Point: saves the sandbox -> Pointed
 	RouteCheckpoint = "POST /v1/checkpoint" // api.Checkpoint -> api.Step

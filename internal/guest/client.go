@@ -57,11 +57,16 @@ func (b *bound) recv() (Message, error) {
 	if m.Kind != KindError {
 		return m, nil
 	}
+	return Message{}, FailureOf(m.Payload)
+}
+
+// FailureOf returns the error that a KindError carries.
+func FailureOf(payload []byte) error {
 	var f Failure
-	if err := unmarshal(m.Payload, &f); err != nil {
-		return Message{}, err
+	if err := unmarshal(payload, &f); err != nil {
+		return err
 	}
-	return Message{}, f.err()
+	return f.err()
 }
 
 // cause prefers the end of the context to what it did to the stream.
@@ -234,6 +239,11 @@ func (c Client) Remove(ctx context.Context, r Remove) error {
 // Rename moves a file.
 func (c Client) Rename(ctx context.Context, from, to string) error {
 	return c.call(ctx, OpRename, &Rename{from, to}, &Empty{})
+}
+
+// SetNetwork brings the network card into a state.
+func (c Client) SetNetwork(ctx context.Context, n Network) error {
+	return c.call(ctx, OpNetwork, &n, &Empty{})
 }
 
 // Mark has changes counted from now on.

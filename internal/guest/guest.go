@@ -112,6 +112,9 @@ const (
 	OpThaw                   // Thaw -> empty; what Quiesce has frozen runs on
 	OpTree                   // Tree -> Reply(TreePart)...: what differs from the base image
 	OpDial                   // Dial -> Reply(empty), then Data both ways: bytes of a connection, or datagrams
+	OpNetwork                // Network -> empty: the network card is so
+	OpFolder                 // Folder, then Data and Event both ways (see Folder) -> Reply(empty) when it is mounted
+	OpFolders                // Folders -> empty; all others are unmounted
 )
 
 // Message is one unit of a stream.

@@ -36,7 +36,32 @@ type Setup struct {
 	// Copy says that other guests continue, or continued, from the same memory or
 	// disk: boot id and SSH host keys are made anew too, and hooks run.
 	Copy bool
+	// Network is how the network card is to be. The agent does nothing where it is so
+	// already, whatever the guest's own programs did to it since.
+	Network Network
 }
+
+// Network is how the guest's network card is to be.
+type Network struct {
+	State NetworkState
+	MTU   int // bytes of IP in a frame
+	// Addrs are the card's addresses with their prefixes, such as "10.0.0.2/30".
+	Addrs []string
+	// Gateways are where all else is behind, one of a family. The first is the name
+	// server.
+	Gateways   []string
+	GatewayMAC []byte // of all of them
+}
+
+// NetworkState says whether the card is up.
+type NetworkState int
+
+// The states of the network card.
+const (
+	NetworkAsIs NetworkState = iota // whatever it is
+	NetworkDown
+	NetworkUp
+)
 
 // Ready is the reply to Setup.
 type Ready struct {
@@ -297,6 +322,15 @@ func (m *Setup) Wire(c *wire.Coder) {
 	c.String(&m.MachineID)
 	c.Bool(&m.Resumed)
 	c.Bool(&m.Copy)
+	c.Sub(&m.Network)
+}
+
+func (m *Network) Wire(c *wire.Coder) {
+	c.Int((*int)(&m.State))
+	c.Int(&m.MTU)
+	c.Strings(&m.Addrs)
+	c.Strings(&m.Gateways)
+	c.Bytes(&m.GatewayMAC)
 }
 
 func (m *Ready) Wire(c *wire.Coder) {

@@ -95,8 +95,12 @@ func (s *Supervisor) boot(ctx context.Context) error {
 	}
 	var u undo.Stack
 	defer u.Run()
+	if c.Network, err = s.wiring.plug(); err != nil {
+		return err
+	}
+	u.Add(s.wiring.unplug)
 	t := time.Now()
-	vm, err := s.parts.Driver.Start(ctx, c)
+	vm, err := s.startMachine(ctx, c)
 	if err != nil {
 		return err // of a rewind: s.vm is still the one that it has ended
 	}
@@ -123,6 +127,25 @@ func (s *Supervisor) boot(ctx context.Context) error {
 	s.timings.SetupMS = ms(t)
 	u.Success()
 	return nil
+}
+
+// startMachine starts the VM and what serves its network card.
+func (s *Supervisor) startMachine(ctx context.Context, c vmm.Config) (vmm.Machine, error) {
+	defer c.Network.Wire.Close()
+	served := make(chan error, 1)
+	go func() { // while the VM loads its state, which takes longer
+		if s.member != nil {
+			served <- nil // whose policy holds is known when it is taken
+			return
+		}
+		served <- s.serveNetwork(s.record().Spec.Network)
+	}()
+	vm, err := s.parts.Driver.Start(ctx, c)
+	if serr := <-served; err == nil && serr != nil {
+		vm.Kill()
+		err = serr
+	}
+	return vm, err
 }
 
 // connect makes the session with the VM's agent.
@@ -189,6 +212,7 @@ func (s *Supervisor) setUp(ctx context.Context) error {
 	id.MachineID = s.rec.MachineID
 	id.Resumed = s.from != nil && s.from.Full()
 	id.Copy = s.copied
+	id.Network = guestNetwork(s.rec.Spec.Network)
 	s.copied = false // what comes later is the same sandbox
 	if id.Resumed && !id.Copy {
 		id.MachineID = "" // it has it

@@ -61,7 +61,7 @@ func shape(spec api.Spec, dir string) vmm.Config {
 	if name == "" {
 		name = "smolvm"
 	}
-	return vmm.Config{Name: name, Dir: dir, CPUs: spec.CPUs, MemoryMiB: spec.MemoryMiB, Accel: spec.Accel}
+	return vmm.Config{Name: name, Dir: dir, CPUs: spec.CPUs, MemoryMiB: spec.MemoryMiB, Accel: spec.Accel, Network: card()}
 }
 
 // disks are the guest's disks: the image, and a writable one made of parts in dir.
@@ -140,7 +140,7 @@ func (s *Supervisor) matchOf(spec api.Spec, version string) (point.Match, error)
 
 // pointFormat changes when the meaning of saved machines does: what the agent
 // expects of its host after a resume, say.
-const pointFormat = 1
+const pointFormat = 2
 
 var errCannotSave = api.Errorf(api.Unavailable, "this VMM cannot save machines")
 

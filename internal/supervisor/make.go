@@ -20,6 +20,9 @@ func (s *Supervisor) make(ctx context.Context, b *birth) error {
 	if err := spec.Check(); err != nil {
 		return err
 	}
+	if err := checkNetwork(spec.Network); err != nil {
+		return err
+	}
 	if err := s.nameFree(spec.Name); err != nil {
 		return err
 	}

@@ -154,6 +154,9 @@ func (s *Supervisor) fits(ctx context.Context, spec api.Spec) error {
 	if err := spec.Check(); err != nil {
 		return err
 	}
+	if err := checkNetwork(spec.Network); err != nil {
+		return err
+	}
 	if err := s.nameFree(spec.Name); err != nil {
 		return err
 	}
@@ -203,11 +206,15 @@ func (s *Supervisor) become(ctx context.Context, spec api.Spec, client <-chan st
 	}
 	s.client = client
 	s.idle.reset(spec.IdleTimeout())
+	if err := s.serveNetwork(spec.Network); err != nil {
+		return err
+	}
 	if err := s.vm.Resume(ctx); err != nil {
 		return err
 	}
 	// The rest of its identity it got when it was made, and nobody else has it.
-	if err := (guest.Client{Opener: s.session()}).Setup(ctx, guest.Setup{Hostname: spec.Name, TimeNS: time.Now().UnixNano()}); err != nil {
+	setup := guest.Setup{Hostname: spec.Name, TimeNS: time.Now().UnixNano(), Network: guestNetwork(spec.Network)}
+	if err := (guest.Client{Opener: s.session()}).Setup(ctx, setup); err != nil {
 		return err
 	}
 	s.timings = api.Timings{SetupMS: ms(t), TotalMS: ms(t)}

@@ -84,6 +84,11 @@ func (s *Supervisor) routes() http.Handler {
 	})
 	handle(mux, control.RouteSetEnv, s.setEnv)
 	handle(mux, control.RouteStats, s.stats)
+	handle(mux, control.RouteNetwork, s.networkPolicy)
+	handle(mux, control.RouteSetNetwork, func(ctx context.Context, c api.NetworkChange) (n api.Network, err error) {
+		err = s.ifUp(func() error { n, err = s.setNetwork(ctx, c); return err })
+		return n, err
+	})
 	handle(mux, control.RoutePoint, s.point)
 	handle(mux, control.RouteCheckpoint, s.checkpoint)
 	handle(mux, control.RouteRewind, s.rewindTo)

@@ -48,6 +48,7 @@ type Supervisor struct {
 	from      *point.Point // what the sandbox continues; nil: it boots
 	copied    bool         // others continue that too, and the guest does not know yet
 	mem       memory       // what guest memory is made of; changed under still
+	wiring    wiring       // its network card
 	emptySize int64        // of a layer of the disk that nothing was written to; zero: not known
 
 	still   sync.Mutex // held while the VM stands still or is changed
@@ -258,6 +259,7 @@ func (s *Supervisor) finish(e end) {
 		}
 	}
 	s.vm.Kill()
+	s.wiring.unplug()
 	s.session().Close()
 	if s.gate.get().State == api.StatePooled {
 		e.state = api.StatePooled // nobody has seen it, and nobody is to; look removes what is left

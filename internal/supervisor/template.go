@@ -212,7 +212,13 @@ func (b *build) boot(ctx context.Context, scratch string) error {
 	if err := b.parts.Provider.Disk(ctx, b.part(b.m.Disk[0]), spec.DiskMiB); err != nil {
 		return err
 	}
-	var err error
+	card, wire, err := plugged()
+	if err != nil {
+		return err
+	}
+	defer card.Wire.Close()
+	wire.Close() // nobody is to hear it
+	c.Network = card
 	b.vm, err = b.parts.Driver.Start(ctx, c)
 	return err
 }
@@ -228,6 +234,7 @@ func (b *build) ready(ctx context.Context) error {
 	// The name is short because a file that becomes longer is written faster than
 	// one that becomes shorter.
 	id := identity("x")
+	id.Network = guestNetwork(api.Network{}) // up, as most copies will want it
 	if err := c.Setup(ctx, id); err != nil {
 		return err
 	}

@@ -20,6 +20,8 @@
 //   - in copies, SSH host keys where there are any, by the image's ssh-keygen:
 //     ed25519, and ecdsa if there was one. RSA keys are removed and not made again,
 //     which would take many seconds under emulation. A running sshd is told.
+//   - the network card, and /etc/resolv.conf with it, where Setup wants it otherwise
+//     than it is
 //   - TCP connections of which only one end is in this guest. They end with an
 //     error at once, instead of hanging.
 //   - hooks: the programs in /etc/smolvm/resume.d, in the order of their names, as
@@ -28,7 +30,7 @@
 //     They may send signals to processes, but must not wait for one. They must
 //     belong to root and be writable by root alone.
 //
-// What fails of the last five, and of the files, is reported and holds nothing up.
+// What fails of the last six, and of the files, is reported and holds nothing up.
 package agent
 
 import (
@@ -65,6 +67,8 @@ type Options struct {
 	// BootID is a descriptor of the file that processes read for the machine's
 	// boot id, empty at first; 0: the kernel's id stays.
 	BootID int
+	// Network says that the machine's network card is the agent's to set up.
+	Network bool
 	// BootMS is reported by Info.
 	BootMS []string
 	// Upper is the directory that holds what differs from the base image, as
@@ -93,6 +97,7 @@ type Agent struct {
 	resumes int     // that had hooks
 	freezer freezer
 	random  randomDevice
+	net     network
 	bootID  bootID
 	procs   procTable
 	front   procSet // those that a stream runs
@@ -171,6 +176,8 @@ func (a *Agent) operation(op guest.Op) func(stream, []byte) error {
 		return a.quiesce
 	case guest.OpThaw:
 		return command(a.thaw)
+	case guest.OpNetwork:
+		return command(a.network)
 	case guest.OpExec:
 		return a.exec
 	case guest.OpProcs:

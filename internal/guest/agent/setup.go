@@ -33,6 +33,8 @@ func (a *Agent) setup(s stream, req []byte) error {
 		return err
 	}
 	r.identity()
+	r.try("set the network card up", r.a.net.become(r.a, r.s.Network))
+	r.lap("network")
 	if err := r.growDisk(); err != nil {
 		return err
 	}

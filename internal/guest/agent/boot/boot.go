@@ -97,6 +97,7 @@ func (b *booter) options(version string) agent.Options {
 		ReapAll:  true,
 		Cgroup:   b.cgroup,
 		BootID:   b.bootID,
+		Network:  true,
 		BootMS:   b.times,
 		PowerOff: powerOff,
 	}

@@ -1,0 +1,187 @@
+package supervisor
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/control"
+	"github.com/smolvm/smolvm/internal/guest"
+	"github.com/smolvm/smolvm/internal/netstack"
+	"github.com/smolvm/smolvm/internal/vmm"
+)
+
+// wiring is the sandbox's end of its network card, and the network that serves it.
+// Every machine has a card, so that all modes share templates and pools; in mode
+// none nobody reads what it sends.
+type wiring struct {
+	changes sync.Mutex // held while the policy or the mode is changed
+
+	mu    sync.Mutex
+	wire  net.Conn       // while no network serves it
+	net   *simple        // nil: no network
+	names []netstack.Pin // of the network before: what the guest believes of names
+}
+
+// card is the network card of all guests. Wire is for the caller to set.
+func card() *vmm.Network { return &vmm.Network{MAC: netstack.DefaultGuestMAC} }
+
+// plugged returns a card and our end of its wire. The caller closes the card's own end when
+// the machine has started.
+func plugged() (*vmm.Network, net.Conn, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, api.Errorf(api.Unavailable, "make the wire of the network card: %w", os.NewSyscallError("socketpair", err))
+	}
+	ours := os.NewFile(uintptr(fds[0]), "wire")
+	defer ours.Close() // FileConn has its own copy
+	c := card()
+	c.Wire = os.NewFile(uintptr(fds[1]), "wire of the machine")
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		c.Wire.Close()
+		return nil, nil, api.Errorf(api.Unavailable, "make the wire of the network card: %w", err)
+	}
+	return c, conn, nil
+}
+
+// plug gives the next machine a card, in the place of the last machine's.
+func (w *wiring) plug() (*vmm.Network, error) {
+	c, conn, err := plugged()
+	if err != nil {
+		return nil, err
+	}
+	w.unplug()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.wire = conn
+	return c, nil
+}
+
+// unplug ends the network. It may be called again.
+func (w *wiring) unplug() {
+	w.mu.Lock()
+	conn, n := w.wire, w.net
+	w.wire, w.net = nil, nil
+	if n != nil {
+		w.names = n.Names()
+	}
+	w.mu.Unlock()
+	if conn != nil {
+		conn.Close()
+	}
+	if n != nil {
+		n.Close()
+	}
+}
+
+// serve has a network serve the card, if none does.
+func (w *wiring) serve(spec api.Network) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.wire == nil {
+		return nil // it is served, or the machine has ended
+	}
+	n, err := startSimple(w.wire, spec, w.names)
+	if err != nil {
+		return api.Errorf(api.ClassOf(err), "start the sandbox's network: %w", err)
+	}
+	w.wire, w.net = nil, n
+	return nil
+}
+
+// network is the network that serves the card; nil: none does.
+func (w *wiring) network() *simple {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.net
+}
+
+// serveNetwork serves the card as spec says.
+func (s *Supervisor) serveNetwork(spec api.Network) error {
+	if spec.Mode == api.NetworkNone {
+		return nil
+	}
+	return s.wiring.serve(spec)
+}
+
+// guestNetwork is what the guest makes of its card.
+func guestNetwork(spec api.Network) guest.Network {
+	if spec.Mode == api.NetworkNone {
+		return guest.Network{State: guest.NetworkDown, Gateways: []string{netstack.DefaultGateway4.String()}}
+	}
+	mac := netstack.DefaultGatewayMAC
+	return guest.Network{
+		State: guest.NetworkUp, MTU: netstack.DefaultMTU, GatewayMAC: mac[:],
+		Addrs:    texts(netstack.DefaultGuest4, netstack.DefaultGuest6),
+		Gateways: texts(netstack.DefaultGateway4, netstack.DefaultGateway6),
+	}
+}
+
+func texts[T netip.Addr | netip.Prefix](list ...T) []string {
+	out := make([]string, len(list))
+	for i, v := range list {
+		out[i] = any(v).(interface{ String() string }).String()
+	}
+	return out
+}
+
+// checkNetwork refuses what cannot be enforced.
+func checkNetwork(spec api.Network) error {
+	_, err := policyOf(spec)
+	return err
+}
+
+// networkPolicy serves RouteNetwork.
+func (s *Supervisor) networkPolicy(context.Context, struct{}) (api.Network, error) {
+	return s.record().Spec.Network, nil
+}
+
+// setNetwork serves RouteSetNetwork: another mode or policy, from now on.
+func (s *Supervisor) setNetwork(ctx context.Context, c api.NetworkChange) (api.Network, error) {
+	s.wiring.changes.Lock()
+	defer s.wiring.changes.Unlock()
+	before := s.record().Spec.Network
+	next := c.Apply(before)
+	if err := next.Check(); err != nil {
+		return before, err
+	}
+	if err := checkNetwork(next); err != nil {
+		return before, err
+	}
+	down := next.Mode == api.NetworkNone
+	if st := s.gate.get().State; down != (before.Mode == api.NetworkNone) && st != api.StateRunning {
+		return before, api.Errorf(api.Conflict, "change the network of sandbox %q: it is %s, and its guest has to bring its card up or down", s.record().Spec.Name, st).
+			WithRecovery("Resume it first.")
+	}
+	if err := s.change(func(r *control.Record) error { r.Spec.Network = next; return nil }); err != nil {
+		return before, err
+	}
+	if err := s.applyNetwork(ctx, next); err != nil {
+		return next, api.Errorf(api.ClassOf(err), "change the network of sandbox %q: %w", s.record().Spec.Name, err)
+	}
+	return next, nil
+}
+
+// applyNetwork makes what spec says true of a sandbox that is up. What is forbidden
+// is so at once, whatever the guest does.
+func (s *Supervisor) applyNetwork(ctx context.Context, spec api.Network) error {
+	if n := s.wiring.network(); n != nil {
+		p, err := policyOf(spec)
+		if err != nil {
+			return err
+		}
+		n.SetPolicy(p)
+	} else if err := s.serveNetwork(spec); err != nil {
+		return err
+	}
+	if s.gate.get().State != api.StateRunning {
+		return nil // the card stays as it is
+	}
+	return guest.Client{Opener: s.session()}.SetNetwork(ctx, guestNetwork(spec))
+}
