@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"strings"
 	"unicode"
 	"unicode/utf16"
@@ -70,6 +71,7 @@ func bounded(e Entry) Entry {
 	}
 	e.Kind, e.Verdict = api.NetworkEvent(cut(string(e.Kind), maxWord)), api.PolicyAction(cut(string(e.Verdict), maxWord))
 	e.Host, e.Reason = cut(e.Host, maxName), cut(e.Reason, maxText)
+	e.DurationMS = finite(e.DurationMS)
 	e.Secrets = cutAll(e.Secrets, maxValues, maxWord)
 	if p := e.Process; p != nil {
 		e.Process = &api.NetworkProcess{PID: p.PID, Argv: cutAll(p.Argv, maxArgs, maxArg)}
@@ -86,9 +88,18 @@ func bounded(e Entry) Entry {
 			*s = cut(*s, maxWord)
 		}
 		h.Host, h.Path = cut(h.Host, maxName), cut(h.Path, maxPath)
+		h.WaitMS = finite(h.WaitMS)
 		e.HTTP = &h
 	}
 	return e
+}
+
+// finite makes a number one that JSON has.
+func finite(f float64) float64 {
+	if math.IsNaN(f) || math.IsInf(f, 0) {
+		return 0
+	}
+	return f
 }
 
 // line returns an entry as a line without its end. What does not print is escaped:

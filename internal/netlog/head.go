@@ -1,6 +1,8 @@
 package netlog
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -10,8 +12,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-
-	"crypto/sha256"
 
 	"github.com/smolvm/smolvm/internal/seal"
 )
@@ -33,6 +33,9 @@ type head struct {
 	Hash  string `json:"hash"`  // of the last line
 	First uint64 `json:"first"` // number of the first line that is kept
 	Prev  string `json:"prev"`  // hash of the line before that
+	// Next is the hash of the line that is being written, or was when its writer was
+	// killed; of no line: first. So nobody else can put one there.
+	Next string `json:"next"`
 }
 
 func hashOf(line []byte) string {
@@ -42,22 +45,33 @@ func hashOf(line []byte) string {
 
 func headPath(dir string) string { return filepath.Join(dir, headName) }
 
-// readHead reads the head. It is in os.ErrNotExist's tree where there is none.
+// readHead reads the head, which may be written meanwhile. The error is in
+// os.ErrNotExist's tree where there is none.
 func readHead(dir string, key seal.Key) (h head, err error) {
-	f, err := os.Open(headPath(dir))
+	var before []byte
+	for {
+		b, err := readBounded(headPath(dir), maxHead)
+		if err != nil {
+			return h, err
+		}
+		doc, err := key.Open(b)
+		if err == nil {
+			return h, json.Unmarshal(doc, &h)
+		}
+		if bytes.Equal(b, before) { // nobody is writing it: it stays as it is
+			return h, err
+		}
+		before = b
+	}
+}
+
+func readBounded(path string, most int64) ([]byte, error) {
+	f, err := os.Open(path)
 	if err != nil {
-		return h, err
+		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxHead))
-	if err != nil {
-		return h, err
-	}
-	doc, err := key.Open(b)
-	if err != nil {
-		return h, err
-	}
-	return h, json.Unmarshal(doc, &h)
+	return io.ReadAll(io.LimitReader(f, most))
 }
 
 // file is the path of one file of lines.

@@ -68,7 +68,7 @@ func (w *Writer) resume() (why string, err error) {
 	}
 	h, headErr := readHead(w.dir, w.o.Key)
 	if len(list) == 0 && (errors.Is(headErr, os.ErrNotExist) || headErr == nil && h.Seq == 0) {
-		w.head = head{Hash: first, First: 1, Prev: first}
+		w.head = head{Hash: first, First: 1, Prev: first, Next: first}
 		w.begins = []begin{{1, 1, first}}
 		return "", nil
 	}
@@ -78,9 +78,9 @@ func (w *Writer) resume() (why string, err error) {
 	}
 	switch {
 	case headErr != nil:
-		why, h = "the file head is missing or was altered", head{Hash: first, First: 1, Prev: first}
+		why, h = "the file head is missing or was altered", head{Hash: first, First: 1, Prev: first, Next: first}
 	case last.seq == h.Seq && last.hash() == h.Hash:
-	case last.seq == h.Seq+1 && last.prev == h.Hash: // we were killed between the two
+	case last.seq == h.Seq+1 && last.hash() == h.Next: // we were killed before the head was written
 		h.Seq, h.Hash = last.seq, last.hash()
 	default:
 		why = "the last lines were altered or cut"
@@ -88,6 +88,7 @@ func (w *Writer) resume() (why string, err error) {
 	if why != "" {
 		h.Seq, h.Hash = max(h.Seq, last.seq), last.hash()
 	}
+	h.Next = first
 	w.head = h
 	for i := range w.begins {
 		if w.begins[i].seq == 0 { // empty, or unreadable

@@ -2,6 +2,7 @@ package netlog
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -65,8 +66,9 @@ type begin struct {
 }
 
 // Record adds an entry, to which it gives number, hash and, where it has none,
-// time. When it returns the entry is in the file, though a power cut may take it
-// back. It takes microseconds. Where the disk takes no more, entries are counted,
+// time. When it returns the entry is in the file, also for who kills the process; a
+// power cut takes back what the kernel has not written yet, and Verify then says
+// that the end was cut. It takes microseconds. Where the disk takes no more, entries are counted,
 // and the count is the next entry that can be written. After Close it does nothing.
 func (w *Writer) Record(e Entry) {
 	w.mu.Lock()
@@ -104,28 +106,34 @@ func (w *Writer) add(e Entry) error {
 	if err != nil {
 		return err
 	}
-	next := w.head
-	next.Seq, next.Hash = e.Seq, hashOf(b)
-	if _, err := w.f.WriteAt(append(b, '\n'), w.size); err != nil {
-		w.f.Truncate(w.size) // a part of it may be there; the next write overwrites it at worst
+	before, h := w.head, w.head
+	h.Next = hashOf(b)
+	if err := w.writeHead(h); err != nil {
 		return err
 	}
-	if err := w.writeHead(next); err != nil {
-		w.f.Truncate(w.size)
-		return err
+	if _, err := w.f.WriteAt(append(b, '\n'), w.size); err != nil {
+		return w.takeBack(before, err)
+	}
+	h.Seq, h.Hash, h.Next = e.Seq, h.Next, first
+	if err := w.writeHead(h); err != nil {
+		return w.takeBack(before, err)
 	}
 	w.size += int64(len(b)) + 1
 	return nil
 }
 
+// takeBack makes the record what it was before an entry that could not be written.
+// What fails here too, the next entry writes over.
+func (w *Writer) takeBack(h head, err error) error {
+	return errors.Join(err, w.f.Truncate(w.size), w.writeHead(h))
+}
+
 // writeHead replaces the head in place: a new file each time would cost more than
 // the entry. It never gets shorter, so it is never half old.
 func (w *Writer) writeHead(h head) error {
-	if _, err := w.headF.WriteAt(w.sealed(h), 0); err != nil {
-		return err
-	}
 	w.head = h
-	return nil
+	_, err := w.headF.WriteAt(w.sealed(h), 0)
+	return err
 }
 
 func (w *Writer) sealed(h head) []byte {
@@ -173,9 +181,5 @@ func (w *Writer) Close() error {
 		return nil
 	}
 	w.closed = true
-	err := w.f.Sync()
-	w.headF.Sync()
-	w.f.Close()
-	w.headF.Close()
-	return err
+	return errors.Join(w.f.Close(), w.headF.Close())
 }
