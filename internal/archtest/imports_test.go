@@ -81,7 +81,7 @@ var onlyIn = []struct {
 	{"github.com/google/go-containerregistry/...", []string{"internal/image/..."}, "one place knows registries"},
 	{"github.com/moby/buildkit/...", []string{"internal/image/..."}, "one place knows Dockerfiles"},
 	{"github.com/spf13/...", []string{"internal/cli"}, "one place knows the command line"},
-	{"gvisor.dev/gvisor/...", []string{"internal/netstack"}, "one place knows the guest's packets"},
+	{"gvisor.dev/gvisor/...", []string{"internal/netstack/..."}, "one place knows the guest's packets"},
 	{"github.com/miekg/dns", []string{"internal/netstack", "internal/testenv/world"}, "one place knows DNS messages; the name server of tests must not share its faults"},
 	{"os/signal", []string{"cmd/smolvm", "cmd/smolvm-agent", "internal/cli", "internal/supervisor", "internal/guest/agent/...", "bench"}, "signals are for processes, not for libraries"},
 }
@@ -148,6 +148,9 @@ func TestAPIDoesNoIO(t *testing.T) {
 			continue
 		}
 		for _, i := range p.Imports {
+			if i == "net/netip" { // addresses as values
+				continue
+			}
 			if i == "io" || i == "net" || i == "os" || strings.HasPrefix(i, "net/") || strings.HasPrefix(i, "os/") {
 				t.Errorf("api imports %s: it does no input or output", i)
 			}

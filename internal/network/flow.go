@@ -1,0 +1,172 @@
+package network
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/egress"
+	"github.com/smolvm/smolvm/internal/netstack"
+)
+
+// flow is one conversation that the guest began, from its first packet to its end.
+type flow struct {
+	n   *Network
+	net netstack.Flow
+
+	mu       sync.Mutex
+	req      egress.Request          // what is known of it
+	extra    []egress.Rule           // answers that hold for it alone
+	process  *api.NetworkProcess     // nil: not known
+	asked    bool                    // the guest was asked for it
+	recorded bool                    // its decision is in the record
+	denied   bool                    // and that was no
+	cancel   context.CancelCauseFunc // ends it while it is served; nil: it cannot be ended
+}
+
+// flows are those under way. What is in them ends with an event of the stack.
+type flows struct {
+	mu   sync.Mutex
+	byID map[uint64]*flow
+}
+
+func (n *Network) track(nf netstack.Flow) *flow {
+	f := &flow{n: n, net: nf, req: requestOf(nf)}
+	n.flows.mu.Lock()
+	defer n.flows.mu.Unlock()
+	n.flows.byID[nf.ID] = f
+	return f
+}
+
+func (s *flows) get(id uint64) *flow {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.byID[id]
+}
+
+func (s *flows) remove(id uint64) *flow {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.byID[id]
+	delete(s.byID, id)
+	return f
+}
+
+// recheck ends the flows that policy does not allow any more.
+func (s *flows) recheck() {
+	s.mu.Lock()
+	all := make([]*flow, 0, len(s.byID))
+	for _, f := range s.byID {
+		all = append(all, f)
+	}
+	s.mu.Unlock()
+	for _, f := range all {
+		f.recheck()
+	}
+}
+
+func (f *flow) recheck() {
+	f.mu.Lock()
+	cancel, settled := f.cancel, f.recorded && !f.denied
+	f.mu.Unlock()
+	if cancel == nil || !settled {
+		return
+	}
+	if d := f.decide(f.request()); d.Action == egress.Deny {
+		cancel(api.Errorf(api.Denied, "end flow: %s", d.Why))
+	}
+}
+
+func (f *flow) request() egress.Request {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.req
+}
+
+// learn changes what is known of the flow.
+func (f *flow) learn(change func(*egress.Request)) egress.Request {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(&f.req)
+	return f.req
+}
+
+// decide asks the policy that holds now, with the answers for this flow in front.
+func (f *flow) decide(req egress.Request) egress.Decision {
+	f.mu.Lock()
+	extra := f.extra
+	f.mu.Unlock()
+	return f.n.decide(req, extra)
+}
+
+func (n *Network) decide(req egress.Request, extra []egress.Rule) egress.Decision {
+	req.At = n.cfg.Now()
+	p := n.policy.Load()
+	if len(extra) > 0 {
+		// An answer that does not fit into the policy any more is lost, which asks again.
+		if q, err := p.Insert(0, extra...); err == nil {
+			p = q
+		}
+	}
+	return egress.Decide(p, n.host.get(), req)
+}
+
+// grant lets an answer hold for this flow.
+func (f *flow) grant(r egress.Rule) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.extra = append(slices.Clip(f.extra), r)
+}
+
+// nameOf returns the name a request is about, as far as it is known: the one it
+// showed if that is a name of the address, otherwise the only one of the address.
+func nameOf(r egress.Request) string {
+	if r.Protocol == egress.DNS {
+		return r.Question
+	}
+	for _, shown := range []string{shownHost(r), shownSNI(r)} {
+		if slices.Contains(r.Names, shown) {
+			return shown
+		}
+	}
+	if len(r.Names) == 1 {
+		return r.Names[0]
+	}
+	return ""
+}
+
+func shownSNI(r egress.Request) string {
+	if r.TLS == nil {
+		return ""
+	}
+	return r.TLS.SNI
+}
+
+func shownHost(r egress.Request) string {
+	if r.HTTP == nil {
+		return ""
+	}
+	host, err := egress.NormalName(hostOnly(r.HTTP.Host))
+	if err != nil {
+		return ""
+	}
+	return host
+}
+
+// hostOnly cuts the port off a host of HTTP.
+func hostOnly(s string) string {
+	if ap, err := netip.ParseAddrPort(s); err == nil {
+		return ap.Addr().String()
+	}
+	for i := len(s) - 1; i >= 0; i-- {
+		switch {
+		case s[i] == ':':
+			return s[:i]
+		case s[i] < '0' || s[i] > '9':
+			return s
+		}
+	}
+	return s
+}
