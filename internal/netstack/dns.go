@@ -200,6 +200,7 @@ func (r *resolver) fill(ctx context.Context, asked dns.Question, q Question, rep
 	a, e.Addresses, e.Removed = r.filter(q.Name, a)
 	reply.Rcode = a.rcode
 	reply.Answer, reply.Ns = a.records(asked.Name)
+	r.n.showGateway(reply.Answer)
 	if len(e.Removed) > 0 {
 		e.Reason = "addresses that policy denies were removed"
 		explain(reply, dns.ExtendedErrorCodeFiltered, e.Reason)

@@ -68,6 +68,13 @@
 // A guest that is saved and goes on elsewhere believes in the addresses it was
 // given: Network.Names and Config.Names carry them over.
 //
+// # The host's loopback
+//
+// The host's loopback is closed like everything else, and a guest that is told of
+// 127.0.0.1 would talk to itself. So the gateway's address stands for it: answers
+// that lead to 127.0.0.1 or ::1, where policy lets them, name the gateway instead,
+// and a flow to the gateway is decided as one to 127.0.0.1 or ::1 (Flow.Dst).
+//
 // # Bounds
 //
 // Limits bounds the number of everything a guest can make us hold; frames, DNS

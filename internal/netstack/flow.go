@@ -41,6 +41,7 @@ func (n *Network) newFlow(proto Proto, id stack.TransportEndpointID) Flow {
 }
 
 func (n *Network) flowBetween(proto Proto, src, dst netip.AddrPort) Flow {
+	dst = netip.AddrPortFrom(n.behind(dst.Addr()), dst.Port())
 	return Flow{
 		ID: n.flowID.Add(1), Proto: proto, Src: src, Dst: dst,
 		Names: n.dns.names.of(dst.Addr()),
@@ -69,9 +70,6 @@ func (n *Network) decide(ctx context.Context, f Flow) Decision {
 func (n *Network) ask(ctx context.Context, f Flow) Decision {
 	if n.meter.isOver() {
 		return Decision{Reason: n.meter.overError().Error()}
-	}
-	if a := f.Dst.Addr(); a == n.cfg.Gateway4 || a == n.cfg.Gateway6 {
-		return Decision{Reason: "the gateway serves nothing but DNS"}
 	}
 	return n.cfg.Decider.Flow(ctx, f)
 }
@@ -164,7 +162,7 @@ func (n *Network) addressesOf(ctx context.Context, f Flow, name string) ([]netip
 
 // addressAllowed asks about the address of a name.
 func (n *Network) addressAllowed(name string, a netip.Addr) bool {
-	return !(a.Is6() && embedded4(a)) && n.cfg.Decider.Address(name, a).Verdict == Allow
+	return !(a.Is6() && a != loopback6 && embedded4(a)) && n.cfg.Decider.Address(name, a).Verdict == Allow
 }
 
 // outcome is how a failed connection looks to the guest.
