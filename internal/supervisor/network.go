@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"github.com/smolvm/smolvm/internal/control"
 	"github.com/smolvm/smolvm/internal/guest"
 	"github.com/smolvm/smolvm/internal/netstack"
+	"github.com/smolvm/smolvm/internal/network"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
@@ -23,9 +25,10 @@ type wiring struct {
 	changes sync.Mutex // held while the policy or the mode is changed
 
 	mu    sync.Mutex
-	wire  net.Conn       // while no network serves it
-	net   *simple        // nil: no network
-	names []netstack.Pin // of the network before: what the guest believes of names
+	wire  net.Conn         // while no network serves it
+	net   *network.Network // nil: no network
+	names []netstack.Pin   // of the network before: what the guest believes of names
+	used  int64            // of the quota, by the networks before
 }
 
 // card is the network card of all guests. Wire is for the caller to set.
@@ -69,7 +72,7 @@ func (w *wiring) unplug() {
 	conn, n := w.wire, w.net
 	w.wire, w.net = nil, nil
 	if n != nil {
-		w.names = n.Names()
+		w.names, w.used = n.Names(), n.Stats().Used
 	}
 	w.mu.Unlock()
 	if conn != nil {
@@ -81,13 +84,14 @@ func (w *wiring) unplug() {
 }
 
 // serve has a network serve the card, if none does.
-func (w *wiring) serve(spec api.Network) error {
+func (w *wiring) serve(c network.Config) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.wire == nil {
 		return nil // it is served, or the machine has ended
 	}
-	n, err := startSimple(w.wire, spec, w.names)
+	c.Names, c.Used = w.names, w.used
+	n, err := network.Start(w.wire, c)
 	if err != nil {
 		return api.Errorf(api.ClassOf(err), "start the sandbox's network: %w", err)
 	}
@@ -96,7 +100,7 @@ func (w *wiring) serve(spec api.Network) error {
 }
 
 // network is the network that serves the card; nil: none does.
-func (w *wiring) network() *simple {
+func (w *wiring) network() *network.Network {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.net
@@ -107,7 +111,18 @@ func (s *Supervisor) serveNetwork(spec api.Network) error {
 	if spec.Mode == api.NetworkNone {
 		return nil
 	}
-	return s.wiring.serve(spec)
+	return s.wiring.serve(network.Config{Sandbox: s.record().Spec.Name, Spec: spec, Changed: s.keepPolicy})
+}
+
+// keepPolicy keeps a policy that an answer has changed.
+func (s *Supervisor) keepPolicy(p api.Policy) {
+	err := s.change(func(r *control.Record) error {
+		r.Spec.Network.Policy = &p
+		return nil
+	})
+	if err != nil {
+		slog.Error("keep the network's policy", "err", err)
+	}
 }
 
 // guestNetwork is what the guest makes of its card.
@@ -133,7 +148,7 @@ func texts[T netip.Addr | netip.Prefix](list ...T) []string {
 
 // checkNetwork refuses what cannot be enforced.
 func checkNetwork(spec api.Network) error {
-	_, err := policyOf(spec)
+	_, err := network.PolicyOf(spec)
 	return err
 }
 
@@ -172,7 +187,7 @@ func (s *Supervisor) setNetwork(ctx context.Context, c api.NetworkChange) (api.N
 // is so at once, whatever the guest does.
 func (s *Supervisor) applyNetwork(ctx context.Context, spec api.Network) error {
 	if n := s.wiring.network(); n != nil {
-		p, err := policyOf(spec)
+		p, err := network.PolicyOf(spec)
 		if err != nil {
 			return err
 		}
