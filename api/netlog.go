@@ -18,6 +18,7 @@ const (
 	EventAnswer NetworkEvent = "answer" // the person answered, or the time was over
 	EventDrop   NetworkEvent = "drop"   // Count packets were not what a guest may send
 	EventLimit  NetworkEvent = "limit"  // a rate, the number of flows or the quota was reached
+	EventSecret NetworkEvent = "secret" // a secret was put into a body while it went out
 	EventAlarm  NetworkEvent = "alarm"  // a secret's placeholder went where it has no business
 	EventPort   NetworkEvent = "port"   // a connection came in by a forwarded port
 	EventLost   NetworkEvent = "lost"   // Count entries could not be written; Reason says why

@@ -10,6 +10,7 @@ import (
 	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/intercept"
 	"github.com/smolvm/smolvm/internal/netstack"
+	"github.com/smolvm/smolvm/internal/secret"
 )
 
 // Config says what a network is made of. Its zero value is the network of a
@@ -30,6 +31,9 @@ type Config struct {
 
 	// CA signs for servers where TLS is opened; nil: it cannot be.
 	CA *intercept.CA
+
+	// Secrets are put into requests to their hosts; nil: there are none.
+	Secrets *secret.Vault
 
 	// Names are what an earlier network of the same guest gave out (Network.Names),
 	// and Used what it had used of its quota (Network.Stats).
@@ -82,6 +86,9 @@ func PolicyOf(spec api.Network) (*egress.Policy, error) {
 func (c Config) withDefaults() Config {
 	if c.Log == nil {
 		c.Log = nobody{}
+	}
+	if c.Secrets == nil {
+		c.Secrets = secret.NewVault(nil)
 	}
 	if c.Changed == nil {
 		c.Changed = func(api.Policy) {}

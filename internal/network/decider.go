@@ -31,6 +31,7 @@ func (n *Network) upstream() netstack.Upstream {
 func (n decider) Question(ctx context.Context, q netstack.Question) netstack.Decision {
 	req := egress.Request{Protocol: egress.DNS, Question: q.Name, Type: q.Type}
 	d := n.decide(req, nil)
+	n.alarmName(q)
 	switch {
 	case d.Action == egress.Allow, emptyAnswer(d, q.Type):
 		return netstack.Decision{Verdict: netstack.Allow, Rule: d.RuleID, Reason: d.Why}

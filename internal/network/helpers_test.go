@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"net"
 	"net/http"
-	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -89,7 +88,6 @@ func start(t *testing.T, w *world.World, cfg Config, rules ...api.Rule) *sandbox
 	if cfg.Spec.Policy == nil {
 		cfg.Spec.Policy = &api.Policy{Rules: rules}
 	}
-	cfg.Dialer = toLoopback{}
 	cfg.Roots = x509.NewCertPool()
 	cfg.Roots.AppendCertsFromPEM(w.CA)
 	var err error
@@ -119,35 +117,4 @@ func (s *sandbox) dial(t *testing.T, network, address string) (net.Conn, error) 
 		_ = c.SetDeadline(time.Now().Add(long))
 	}
 	return c, err
-}
-
-// outside is where the names of the world are for guests: they cannot reach their
-// host's loopback, where the servers really are.
-var outside = netip.MustParseAddr("203.0.113.7")
-
-func startWorld(t *testing.T) *world.World {
-	t.Helper()
-	w := world.Start(t)
-	for _, name := range []string{world.WWW, world.WS, world.Git, world.Bad} {
-		w.SetAddresses(name, outside)
-	}
-	return w
-}
-
-// allow is World.Allow for names that lead outside.
-func allow(w *world.World, names ...string) api.Rule {
-	r := w.Allow(names...)
-	r.CIDRs = []string{outside.String()}
-	return r
-}
-
-// toLoopback dials the port of an address at the host's loopback.
-type toLoopback struct{ net.Dialer }
-
-func (d toLoopback) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	_, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, err
-	}
-	return d.Dialer.DialContext(ctx, network, net.JoinHostPort("127.0.0.1", port))
 }

@@ -13,15 +13,29 @@ import (
 )
 
 // Intercepts reports whether TLS may be opened, so that the guest must trust the
-// sandbox's authority. A change of policy can change it.
+// sandbox's authority. A change of policy or of the secrets can change it.
 func (n *Network) Intercepts() bool {
-	return n.cfg.Spec.Log == api.NetworkLogHTTP || n.policy.Load().UsesHTTP()
+	return n.cfg.Spec.Log == api.NetworkLogHTTP || n.cfg.Secrets.Any() || n.policy.Load().UsesHTTP()
 }
 
-// looked reports whether HTTP in the flow is looked at even where policy allows it
-// as it is.
-func (f *flow) looked() bool {
-	return f.n.cfg.Spec.Log == api.NetworkLogHTTP
+// curious reports whether the first bytes of flows are looked at even where policy
+// allows them as they are.
+func (n *Network) curious() bool {
+	return n.cfg.Spec.Log == api.NetworkLogHTTP || n.cfg.Secrets.Any()
+}
+
+// wanted reports whether the requests of an allowed flow are to be looked at. TLS
+// is opened for the record, or for a secret that is meant for its name; requests in
+// clear also for the alarm about secrets that are in them.
+func (s *session) wanted() bool {
+	n := s.f.n
+	switch s.kind {
+	case sniff.TLS:
+		return n.cfg.Spec.Log == api.NetworkLogHTTP || n.cfg.Secrets.For(nameOf(s.f.request()))
+	case sniff.HTTP1:
+		return n.curious()
+	}
+	return false
 }
 
 // open lets a flow out request by request, if it is HTTP and can be opened.
@@ -40,16 +54,11 @@ func (s *session) open(ctx context.Context, d egress.Decision) error {
 	default:
 		return s.pass(ctx, d)
 	}
-	in, err := s.f.n.interceptor()
-	if err != nil {
-		return err
-	}
-	return in.Serve(ctx, intercept.Replay(s.seen, s.guest), intercept.Flow{
+	return s.f.n.opener.Serve(ctx, intercept.Replay(s.seen, s.guest), intercept.Flow{
 		TLS: s.kind == sniff.TLS, Name: cmp.Or(name, req.Addr.String()), Port: req.Port,
-		Dial: func(ctx context.Context, _ string) (net.Conn, error) {
-			return s.connect(ctx, d)
-		},
-		Decide:  func(ctx context.Context, r *intercept.Request) intercept.Answer { return s.f.decideHTTP(ctx, r) },
+		Dial:    func(ctx context.Context, _ string) (net.Conn, error) { return s.connect(ctx, d) },
+		Decide:  s.f.decideHTTP,
+		Rewrite: s.f.rewrite,
 		Observe: s.f.observe,
 	})
 }
@@ -89,17 +98,4 @@ func (n *Network) answer(d egress.Decision) intercept.Answer {
 		a.Help = fmt.Sprintf("See what was denied with: smolvm network log --denied %s\nChange what is allowed with: smolvm network set %[1]s", cmp.Or(n.cfg.Sandbox, "SANDBOX"))
 	}
 	return a
-}
-
-func (n *Network) interceptor() (*intercept.Interceptor, error) {
-	n.opening.Lock()
-	defer n.opening.Unlock()
-	if n.opener == nil {
-		in, err := intercept.New(intercept.Config{CA: n.cfg.CA, Roots: n.cfg.Roots, Now: n.cfg.Now})
-		if err != nil {
-			return nil, err
-		}
-		n.opener = in
-	}
-	return n.opener, nil
 }

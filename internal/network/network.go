@@ -20,6 +20,7 @@ type Network struct {
 	host   *host
 	asks   *asks
 	owners *owners
+	opener *intercept.Interceptor
 
 	policy atomic.Pointer[egress.Policy]
 	// changes guards the order of changes to policy, and expiry.
@@ -30,9 +31,6 @@ type Network struct {
 	flows flows
 
 	tapping atomic.Bool
-
-	opening sync.Mutex
-	opener  *intercept.Interceptor // nil until it is needed
 }
 
 // Start begins to serve the guest's card at the other end of conn. Close ends it,
@@ -45,6 +43,9 @@ func Start(conn net.Conn, cfg Config) (*Network, error) {
 	cfg = cfg.withDefaults()
 	n := &Network{cfg: cfg, host: &host{addrs: cfg.Addrs, now: cfg.Now}}
 	if err := n.host.check(); err != nil {
+		return nil, err
+	}
+	if n.opener, err = intercept.New(intercept.Config{CA: cfg.CA, Roots: cfg.Roots, Now: cfg.Now}); err != nil {
 		return nil, err
 	}
 	n.policy.Store(policy)

@@ -32,8 +32,8 @@ func get(t *testing.T, c *http.Client, url string) (int, string, error) {
 }
 
 func TestAllowedNameOverTLS(t *testing.T) {
-	w := startWorld(t)
-	s := start(t, w, Config{}, allow(w, world.WWW))
+	w := world.Start(t)
+	s := start(t, w, Config{}, w.Allow(world.WWW))
 	status, body, err := get(t, s.client(t, w.CA), w.URL(world.WWW, "/"))
 	if err != nil || status != 200 {
 		t.Fatalf("%d %q, %v", status, body, err)
@@ -43,14 +43,14 @@ func TestAllowedNameOverTLS(t *testing.T) {
 		t.Errorf("dns: %+v", d)
 	}
 	f := s.book.kind(t, api.EventFlow, api.PolicyAllow)
-	if f.Host != world.WWW || f.Rule != "r1" || f.Code != "rule" || f.Port != w.HTTPS || f.Address != outside.String() {
+	if f.Host != world.WWW || f.Rule != "r1" || f.Code != "rule" || f.Port != w.HTTPS || f.Address != "127.0.0.1" {
 		t.Errorf("flow: %+v", f)
 	}
 }
 
 func TestDeniedNames(t *testing.T) {
-	w := startWorld(t)
-	s := start(t, w, Config{}, allow(w, world.WWW))
+	w := world.Start(t)
+	s := start(t, w, Config{}, w.Allow(world.WWW))
 	c := s.client(t, w.CA)
 	if _, _, err := get(t, c, w.URL(world.Git, "/")); err == nil || !strings.Contains(err.Error(), "no such host") {
 		t.Errorf("a name that is not allowed: %v", err)
@@ -79,8 +79,8 @@ func TestDeniedNames(t *testing.T) {
 }
 
 func TestDeniedAddresses(t *testing.T) {
-	w := startWorld(t)
-	s := start(t, w, Config{}, allow(w, world.WWW))
+	w := world.Start(t)
+	s := start(t, w, Config{}, w.Allow(world.WWW))
 	if _, err := s.dial(t, "tcp", hostPort("169.254.169.254", 443)); err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("cloud metadata: %v", err)
 	}

@@ -65,10 +65,10 @@ func (s *session) run(ctx context.Context, d egress.Decision) error {
 			return api.Errorf(api.Denied, "%s", d.Why)
 		}
 	}
-	if d.Action == egress.Allow && !s.f.looked() {
+	if d.Action == egress.Allow && !s.f.n.curious() {
 		return s.pass(ctx, d)
 	}
-	if d.Action == egress.More && d.Dial {
+	if d.Action == egress.Allow || d.Action == egress.More && d.Dial {
 		if err := s.dialEarly(ctx, d); err != nil {
 			return err
 		}
@@ -79,13 +79,14 @@ func (s *session) run(ctx context.Context, d egress.Decision) error {
 	if err := s.early.stop(); err != nil {
 		return err
 	}
+	s.f.alarmBytes(s.kind, s.seen)
 	if d.Action != egress.Deny {
 		d = s.f.settle(ctx, s.f.request())
 	}
 	switch {
 	case d.Action == egress.Deny:
 		return s.refuse(ctx, d)
-	case d.Action == egress.More || s.f.looked():
+	case d.Action == egress.More || s.wanted():
 		return s.open(ctx, d)
 	}
 	return s.pass(ctx, d)
