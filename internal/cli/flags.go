@@ -50,6 +50,37 @@ func parseMiB(s string) (int, error) {
 	return 0, fmt.Errorf("%q is not a whole number of MiB", s)
 }
 
+// kibFlag is a rate in KiB a second. It reads a plain number of KiB and forms such as
+// 512K, 10M, 1.5MiB.
+type kibFlag int
+
+func (f *kibFlag) Type() string { return "RATE" }
+
+func (f *kibFlag) String() string {
+	switch n := int(*f); {
+	case n == 0:
+		return ""
+	case n%1024 == 0:
+		return mib(n / 1024)
+	default:
+		return strconv.Itoa(n) + "K"
+	}
+}
+
+func (f *kibFlag) Set(s string) error {
+	low := strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(s), "b"), "i")
+	if n, err := strconv.Atoi(strings.TrimSuffix(low, "k")); err == nil && n > 0 {
+		*f = kibFlag(n)
+		return nil
+	}
+	n, err := parseMiB(s)
+	if err != nil || n > math.MaxInt32>>10 || strings.HasSuffix(low, "k") {
+		return fmt.Errorf("%q is not a rate: use KiB a second such as 512, or 512K or 10M", s)
+	}
+	*f = kibFlag(n << 10)
+	return nil
+}
+
 // durationFlag is a length of time. It reads Go's form, such as 90s or 1h30m,
 // and a plain number of seconds.
 type durationFlag time.Duration
