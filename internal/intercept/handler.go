@@ -38,7 +38,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // check answers what is no sane request for this flow.
 func (x *exchange) check(r *http.Request) bool {
 	f := &x.s.f
-	path, ok := wirePath(r)
+	path, ok := wirePath(r, x.Request.Scheme)
 	x.Request.Path = path
 	switch hosts := r.Header["Host"]; {
 	case !ok:
@@ -117,6 +117,9 @@ func (s *server) response(res *http.Response) error {
 	if res.StatusCode == http.StatusSwitchingProtocols && upgradeOf(res.Header) != upgradeOf(res.Request.Header) {
 		res.Body.Close()
 		return errSwitched
+	}
+	if len(res.Trailer) > 0 && x.r.ProtoMajor == 1 {
+		res.Header.Del("Content-Length") // with one HTTP/1 has no trailers
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // Bounds of what pages repeat of a guest's or a server's words, in bytes.
@@ -64,7 +65,7 @@ func clip(s string, most int) string {
 		s = s[:most]
 	}
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if !unicode.IsPrint(r) {
 			return ' '
 		}
 		return r

@@ -7,17 +7,22 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // wirePath returns the path of a request as it came, with its query. An absolute
-// target (RFC 9112 section 3.2.2) is stripped of its origin, which is the
+// target of HTTP/1 (RFC 9112 section 3.2.2) is stripped of its origin, which is the
 // request's Host by then. Nothing is returned for CONNECT.
-func wirePath(r *http.Request) (string, bool) {
+func wirePath(r *http.Request, scheme string) (string, bool) {
+	if !httpguts.ValidHeaderFieldName(r.Method) { // a token too
+		return "", false
+	}
 	if r.Method == http.MethodConnect {
 		return "", r.Host != ""
 	}
 	p := r.RequestURI
-	if _, rest, ok := strings.Cut(p, "://"); ok && !strings.HasPrefix(p, "/") {
+	if s, rest, ok := strings.Cut(p, "://"); ok && strings.EqualFold(s, scheme) && r.ProtoMajor == 1 {
 		i := strings.IndexAny(rest, "/?")
 		if i < 0 {
 			i = len(rest)
@@ -33,7 +38,7 @@ func wirePath(r *http.Request) (string, bool) {
 }
 
 // plainPath reports whether a path is of bytes that stand for themselves on the
-// wire, and is no "//host" that could be taken for an origin.
+// wire.
 func plainPath(p string) bool {
 	if !strings.HasPrefix(p, "/") {
 		return false
