@@ -15,6 +15,7 @@ and why.`,
 	}
 	cmd.RunE = group(cmd)
 	// One line each, so that parts of the network can be added side by side.
+	cmd.AddCommand(a.newNetworkCheck())
 	cmd.AddCommand(a.newNetworkGroups())
 	return cmd
 }

@@ -18,6 +18,7 @@ import (
 type outcome struct {
 	data any             // for programs
 	text func(io.Writer) // for people; nil: there is nothing to say
+	exit int             // status of a command that did what it was to do
 }
 
 // envelope is the one object that --json prints.
@@ -39,7 +40,7 @@ type envelopeError struct {
 // finish prints what a command came to and returns the exit status.
 func (a *app) finish(ctx context.Context, cmd *cobra.Command, o *outcome, err error) int {
 	a.progress.clear()
-	code := exitCode(ctx, err)
+	code := o.status(ctx, err)
 	switch {
 	case a.json && (err != nil || o != nil):
 		a.printJSON(a.envelope(ctx, cmd, o, err))
@@ -52,8 +53,16 @@ func (a *app) finish(ctx context.Context, cmd *cobra.Command, o *outcome, err er
 	return code
 }
 
+// status is the exit status.
+func (o *outcome) status(ctx context.Context, err error) int {
+	if err == nil && o != nil {
+		return o.exit
+	}
+	return exitCode(ctx, err)
+}
+
 func (a *app) envelope(ctx context.Context, cmd *cobra.Command, o *outcome, err error) envelope {
-	e := envelope{OK: err == nil, Command: dotted(cmd), ExitCode: exitCode(ctx, err)}
+	e := envelope{OK: err == nil, Command: dotted(cmd), ExitCode: o.status(ctx, err)}
 	if o != nil {
 		e.Data = o.data
 	}
