@@ -63,6 +63,24 @@ func (s *Sandbox) ChangeEnv(ctx context.Context, c api.EnvChange) (api.EnvChange
 	return s.h.ChangeEnv(ctx, c)
 }
 
+// Expose leads a port of the host into the sandbox, until Unexpose or the sandbox's
+// end; it is there again when the sandbox starts again. Host port 0 picks one, which
+// the returned port tells. On a sandbox that does not run it is bound at the next
+// start. Class Conflict where the host's port is taken.
+func (s *Sandbox) Expose(ctx context.Context, p Port) (Port, error) { return s.h.Expose(ctx, p) }
+
+// Unexpose ends the ports that p means, in which fields may be left out, with their
+// connections, and returns them. Class NotFound where there is none.
+func (s *Sandbox) Unexpose(ctx context.Context, p Port) ([]Port, error) {
+	return s.h.Unexpose(ctx, p)
+}
+
+// Ports lists the ports of the host that lead into the sandbox.
+func (s *Sandbox) Ports(ctx context.Context) ([]Port, error) {
+	info, err := s.Info(ctx)
+	return info.Ports, err
+}
+
 // Stats measures what the sandbox uses. Class Unavailable where it is not running.
 func (s *Sandbox) Stats(ctx context.Context) (Stats, error) { return s.h.Stats(ctx) }
 

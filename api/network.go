@@ -46,6 +46,9 @@ type Port struct {
 	HostIP    string `json:"host_ip,omitempty"`   // address to listen at; empty: 127.0.0.1
 	HostPort  int    `json:"host_port,omitempty"` // zero: any that is free
 	GuestPort int    `json:"guest_port"`
+	// Picked says that HostPort was not asked for: where it is not free at the next
+	// start, another one takes its place.
+	Picked bool `json:"picked,omitempty"`
 }
 
 // Mount is a folder of the host in the sandbox.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -68,8 +69,9 @@ var hostLabelRE = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?$`)
 func checkSecretHost(secret, host string) error {
 	name, below := strings.CutPrefix(strings.ToLower(host), "*.")
 	labels := strings.Split(name, ".")
+	_, isAddr := netip.ParseAddr(name)
 	switch {
-	case strings.Contains(name, ":") || strings.Trim(labels[len(labels)-1], "0123456789") == "" && name != "":
+	case isAddr == nil:
 		return Errorf(Invalid, "secret %s: %q is an address, and no name that a server could be verified for", secret, host)
 	case len(name) > 253, slices.ContainsFunc(labels, func(l string) bool { return !hostLabelRE.MatchString(l) }):
 		return Errorf(Invalid, "secret %s: %.80q is no host name", secret, host).

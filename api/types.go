@@ -97,6 +97,8 @@ type Sandbox struct {
 	// ID" or "pool".
 	Origin string `json:"origin,omitempty"`
 
+	Ports []Port `json:"ports,omitempty"` // of the host, that lead into it while it runs
+
 	// Known while the sandbox has a VM.
 	Isolation     Isolation `json:"isolation,omitempty"`
 	Accel         Accel     `json:"accel,omitempty"`

@@ -72,6 +72,7 @@ func Describe(r Record, s Status) api.Sandbox {
 		Created: r.Created, Started: s.Started, Expires: r.Expires(),
 		IdleTimeoutSeconds: r.Spec.IdleTimeoutSeconds, IdleAction: r.Spec.IdleAction,
 		Checkpoint: r.Spec.Checkpoint, Origin: r.Origin,
+		Ports: r.Spec.Ports,
 		Isolation: s.Isolation, Accel: s.Accel, Machine: s.Machine, VMM: s.VMM,
 		SupervisorPID: s.SupervisorPID, VMMPID: s.VMMPID, Timings: s.Timings,
 	}
@@ -110,6 +111,9 @@ const (
 
 	RouteStream = "POST /v1/stream" // switches to StreamProtocol
 	RouteWait   = "GET /v1/wait"    // answers when the VM has ended -> api.Sandbox
+
+	RouteExpose   = "POST /v1/ports"        // api.Port -> api.Port
+	RouteUnexpose = "POST /v1/ports/remove" // api.Port, of which fields may be left out -> []api.Port
 
 	RoutePoint      = "POST /v1/point"      // Point: saves the sandbox -> Pointed
 	RouteCheckpoint = "POST /v1/checkpoint" // api.Checkpoint -> api.Step

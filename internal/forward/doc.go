@@ -13,11 +13,10 @@
 //
 // # Bounds
 //
-// All ports of a sandbox share MaxFlows connections and conversations over UDP. A
-// connection beyond that waits, a datagram is dropped. Of each connection at most
-// the windows of its stream are held in a direction, so that whoever does not read
-// stops the other side and nobody else. A connection whose one side has ended, and
-// the other is silent for halfTime, is reset. A conversation over UDP is forgotten
-// after udpIdle, or after udpUnanswered where the guest has never answered; of
-// those there may be udpPeers for a port.
+// All ports of a sandbox share MaxFlows connections, beyond which more wait, and
+// MaxTalks conversations over UDP, beyond which datagrams are dropped. Of each at
+// most the windows of its stream are held in a direction, so that whoever does not
+// read stops the other side and nobody else. A connection whose server has ended is
+// reset after halfTime in which the client was silent. A conversation over UDP is
+// forgotten after udpIdle, or after udpUnanswered where the guest has never answered.
 package forward

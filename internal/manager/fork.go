@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -66,6 +67,7 @@ func (h *Handle) childSpecs(o api.Fork) ([]api.Spec, error) {
 	for i := range specs {
 		s := rec.Spec
 		s.FromSnapshot, s.NoTemplate, s.Ephemeral = "", false, o.Ephemeral
+		s.Ports = childPorts(s.Ports)
 		if s.Ephemeral {
 			s.IdleAction = "" // it cannot outlive its client, not even asleep
 		}
@@ -79,6 +81,15 @@ func (h *Handle) childSpecs(o api.Fork) ([]api.Spec, error) {
 		specs[i] = s
 	}
 	return specs, nil
+}
+
+// childPorts are ports of the host that are free: the parent keeps its own.
+func childPorts(ports []api.Port) []api.Port {
+	ports = slices.Clone(ports)
+	for i := range ports {
+		ports[i].HostPort, ports[i].Picked = 0, true
+	}
+	return ports
 }
 
 func removeAll(ctx context.Context, list []*Handle) error {

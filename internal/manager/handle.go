@@ -67,7 +67,7 @@ func (h *Handle) awake(ctx context.Context, do func() error) error {
 		info, lookErr := h.Info(ctx)
 		switch {
 		case lookErr == nil && info.State == api.StateHibernated:
-			if err := h.Start(ctx); err != nil && !errors.Is(err, api.ErrConflict) {
+			if err := h.Start(ctx); err != nil && (!errors.Is(err, api.ErrConflict) || api.AsError(err).Code == api.CodePortTaken) {
 				return err
 			}
 		case lookErr == nil && info.State != api.StateStopped && info.State != api.StateError:

@@ -40,6 +40,9 @@ func (s *Supervisor) begin(ctx context.Context, b *birth) error {
 	}
 	u.Add(s.hangUp)
 	u.Add(func() { close(s.over) })
+	if err := s.openPorts(); err != nil {
+		return err
+	}
 	if s.from == nil || !s.from.Full() { // to continue takes too little to be told
 		b.progress(control.Progress{Step: "boot"})
 	}

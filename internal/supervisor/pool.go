@@ -127,13 +127,17 @@ func (s *Supervisor) take(ctx context.Context, c control.Create, client <-chan s
 		return errTaken
 	}
 	spec := c.Spec.WithDefaults()
-	if err := s.fits(ctx, spec); err != nil {
+	err := s.fits(ctx, spec)
+	if err != nil {
+		return err
+	}
+	if spec.Ports, err = s.bindPorts(spec.Ports); err != nil {
 		return err
 	}
 	s.member.taken = true
 	os.Remove(s.member.entry)
 	defer s.member.birth.close() // the keeper makes another
-	err := s.swap(ctx, func(ctx context.Context) error { return s.become(ctx, spec, client) })
+	err = s.swap(ctx, func(ctx context.Context) error { return s.become(ctx, spec, client) })
 	if err != nil {
 		s.spend("its client ended")
 		return api.Errorf(api.ClassOf(err), "take sandbox: %w", err).WithCode(control.CodeSpent)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/control"
+	"github.com/smolvm/smolvm/internal/forward"
 )
 
 // server is the HTTP server on the sandbox's socket.
@@ -30,6 +31,7 @@ func (s *Supervisor) serve(l net.Listener) {
 	s.swaps = make(chan func() error)
 	s.up, s.over = make(chan struct{}), make(chan struct{})
 	s.idle = newIdle(s.record().Spec.IdleTimeout())
+	s.forwards = forward.New(forward.Config{Dial: s.dialPort})
 	s.server = &server{served: make(chan struct{})}
 	s.server.closing, s.server.close = context.WithCancel(context.Background())
 	s.server.http = http.Server{
@@ -43,11 +45,13 @@ func (s *Supervisor) serve(l net.Listener) {
 	}()
 }
 
-// hangUp lets calls under way finish, ends streams and stops answering.
+// hangUp lets calls under way finish, ends streams and forwarded ports, and stops
+// answering.
 func (s *Supervisor) hangUp() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	s.server.close()
+	s.forwards.Close()
 	if err := s.server.http.Shutdown(ctx); err != nil {
 		s.server.http.Close()
 	}
@@ -84,6 +88,8 @@ func (s *Supervisor) routes() http.Handler {
 	})
 	handle(mux, control.RouteSetEnv, s.setEnv)
 	handle(mux, control.RouteStats, s.stats)
+	handle(mux, control.RouteExpose, s.expose)
+	handle(mux, control.RouteUnexpose, s.unexpose)
 	handle(mux, control.RouteNetwork, s.networkPolicy)
 	handle(mux, control.RouteSetNetwork, func(ctx context.Context, c api.NetworkChange) (n api.Network, err error) {
 		err = s.ifUp(func() error { n, err = s.setNetwork(ctx, c); return err })

@@ -15,6 +15,7 @@ import (
 
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/control"
+	"github.com/smolvm/smolvm/internal/forward"
 	"github.com/smolvm/smolvm/internal/guest"
 	"github.com/smolvm/smolvm/internal/point"
 	"github.com/smolvm/smolvm/internal/seal"
@@ -44,6 +45,8 @@ type Supervisor struct {
 	client  <-chan struct{}   // closed when the client has ended that began the sandbox
 	up      chan struct{}     // closed when the sandbox has come up
 	over    chan struct{}     // closed when the VM has ended and the state says so
+
+	forwards *forward.Set // ports of the host
 
 	from      *point.Point // what the sandbox continues; nil: it boots
 	copied    bool         // others continue that too, and the guest does not know yet

@@ -18,9 +18,9 @@ const (
 	// connectTime bounds a connection within the guest: long enough for three more
 	// tries of the kernel where a server's queue is full.
 	connectTime = 10 * time.Second
-	// drainTime bounds how long a server that has said its last may take to read
+	// lingerTime bounds how long a server that has said its last may take to read
 	// what was sent to it.
-	drainTime = 30 * time.Second
+	lingerTime = 30 * time.Second
 )
 
 // errNobody says that nothing listens.
@@ -77,7 +77,7 @@ func (a *Agent) dialTCP(s stream, port int) error {
 	}
 	select {
 	case <-written:
-	case <-time.After(drainTime):
+	case <-time.After(lingerTime):
 		reset(f)
 	}
 	return nil
