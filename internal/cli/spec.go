@@ -20,6 +20,7 @@ type specFlags struct {
 	noTemplate          bool
 	checkpoint          string
 	idleAction          string
+	network             networkFlags
 
 	given *pflag.FlagSet // tells what was said from what is a default
 }
@@ -44,6 +45,7 @@ func (f *specFlags) register(a *app, cmd *cobra.Command) {
 	fixed(cmd, "min-isolation", string(api.Hardware), string(api.Emulated))
 	complete(cmd, "image", a.completeImages)
 	f.registerSaved(a, cmd)
+	f.network.register(cmd)
 }
 
 // registerSaved registers the flags about what is continued and what is saved.
@@ -82,6 +84,9 @@ func (f *specFlags) spec() (smolvm.Spec, error) {
 		TTLSeconds: f.ttl.seconds(), IdleTimeoutSeconds: f.idle.seconds(),
 		MinIsolation: api.Isolation(f.minIsolation), Accel: api.Accel(f.accel),
 		FromSnapshot: f.snapshot, NoTemplate: f.noTemplate, Checkpoint: f.checkpoint, IdleAction: f.idleAction,
+	}
+	if s.Network, err = f.network.network(); err != nil {
+		return smolvm.Spec{}, err
 	}
 	if f.snapshot != "" {
 		s.Image, s.CPUs, s.MemoryMiB, s.DiskMiB = "", 0, 0, 0
