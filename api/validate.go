@@ -83,10 +83,16 @@ func (s Spec) Check() error {
 	if err := CheckEnv(s.Env); err != nil {
 		return err
 	}
+	if err := s.Network.Check(); err != nil {
+		return err
+	}
 	if err := checkPorts(s.Ports); err != nil {
 		return err
 	}
 	if err := s.checkSecrets(); err != nil {
+		return err
+	}
+	if err := s.checkMounts(); err != nil {
 		return err
 	}
 	return checkLabels(s.Labels)

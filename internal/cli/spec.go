@@ -20,6 +20,7 @@ type specFlags struct {
 	noTemplate          bool
 	checkpoint          string
 	idleAction          string
+	mount               mountFlags
 	network             networkFlags
 
 	given *pflag.FlagSet // tells what was said from what is a default
@@ -45,6 +46,7 @@ func (f *specFlags) register(a *app, cmd *cobra.Command) {
 	fixed(cmd, "min-isolation", string(api.Hardware), string(api.Emulated))
 	complete(cmd, "image", a.completeImages)
 	f.registerSaved(a, cmd)
+	f.mount.register(cmd)
 	f.network.register(cmd)
 }
 
@@ -84,6 +86,9 @@ func (f *specFlags) spec() (smolvm.Spec, error) {
 		TTLSeconds: f.ttl.seconds(), IdleTimeoutSeconds: f.idle.seconds(),
 		MinIsolation: api.Isolation(f.minIsolation), Accel: api.Accel(f.accel),
 		FromSnapshot: f.snapshot, NoTemplate: f.noTemplate, Checkpoint: f.checkpoint, IdleAction: f.idleAction,
+	}
+	if s.Mounts, err = f.mount.parse(); err != nil {
+		return smolvm.Spec{}, err
 	}
 	if s.Network, err = f.network.network(); err != nil {
 		return smolvm.Spec{}, err

@@ -71,7 +71,7 @@ func Describe(r Record, s Status) api.Sandbox {
 		Labels: r.Spec.Labels, Ephemeral: r.Spec.Ephemeral,
 		Created: r.Created, Started: s.Started, Expires: r.Expires(),
 		IdleTimeoutSeconds: r.Spec.IdleTimeoutSeconds, IdleAction: r.Spec.IdleAction,
-		Checkpoint: r.Spec.Checkpoint, Origin: r.Origin,
+		Checkpoint: r.Spec.Checkpoint, Origin: r.Origin, Mounts: r.Spec.Mounts,
 		Ports: r.Spec.Ports,
 		Isolation: s.Isolation, Accel: s.Accel, Machine: s.Machine, VMM: s.VMM,
 		SupervisorPID: s.SupervisorPID, VMMPID: s.VMMPID, Timings: s.Timings,

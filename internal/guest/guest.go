@@ -115,6 +115,7 @@ const (
 	OpNetwork                // Network -> empty: the network card is so
 	OpFolder                 // Folder, then Data and Event both ways (see Folder) -> Reply(empty) when it is mounted
 	OpFolders                // Folders -> empty; all others are unmounted
+	OpTrust                  // Trust -> Trusted: programs believe in the sandbox's authority
 )
 
 // Message is one unit of a stream.

@@ -99,6 +99,10 @@ func (s *Supervisor) boot(ctx context.Context) error {
 		return err
 	}
 	u.Add(s.wiring.unplug)
+	if err := s.openFolders(); err != nil {
+		return err
+	}
+	u.Add(s.folders.close)
 	t := time.Now()
 	vm, err := s.startMachine(ctx, c)
 	if err != nil {
@@ -123,6 +127,9 @@ func (s *Supervisor) boot(ctx context.Context) error {
 	t = time.Now()
 	if err := s.setUp(ctx); err != nil {
 		return api.Errorf(api.ClassOf(err), "set up sandbox %q: %w%s", s.rec.Spec.Name, err, lastWords(s.vm))
+	}
+	if err := s.mountFolders(ctx); err != nil {
+		return err
 	}
 	s.timings.SetupMS = ms(t)
 	u.Success()

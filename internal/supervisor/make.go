@@ -104,7 +104,7 @@ func (s *Supervisor) originate(ctx context.Context, parts string, b *birth) erro
 	if _, ok := s.parts.Driver.(vmm.Restorer); !ok || spec.NoTemplate {
 		return nil
 	}
-	s.rec.Origin = "template"
+	s.rec.Origin = originTemplate
 	s.from, err = s.template(ctx, b, func(p *point.Point) error { return p.LinkTo(parts) })
 	return err
 }

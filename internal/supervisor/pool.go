@@ -213,12 +213,18 @@ func (s *Supervisor) become(ctx context.Context, spec api.Spec, client <-chan st
 	if err := s.serveNetwork(spec.Network); err != nil {
 		return err
 	}
+	if err := s.openFolders(); err != nil {
+		return err
+	}
 	if err := s.vm.Resume(ctx); err != nil {
 		return err
 	}
 	// The rest of its identity it got when it was made, and nobody else has it.
 	setup := guest.Setup{Hostname: spec.Name, TimeNS: time.Now().UnixNano(), Network: guestNetwork(spec.Network)}
 	if err := (guest.Client{Opener: s.session()}).Setup(ctx, setup); err != nil {
+		return err
+	}
+	if err := s.mountFolders(ctx); err != nil {
 		return err
 	}
 	s.timings = api.Timings{SetupMS: ms(t), TotalMS: ms(t)}

@@ -52,7 +52,8 @@ type Supervisor struct {
 	copied    bool         // others continue that too, and the guest does not know yet
 	mem       memory       // what guest memory is made of; changed under still
 	wiring    wiring       // its network card
-	emptySize int64        // of a layer of the disk that nothing was written to; zero: not known
+	folders   folders
+	emptySize int64 // of a layer of the disk that nothing was written to; zero: not known
 
 	still   sync.Mutex // held while the VM stands still or is changed
 	steps   sync.Mutex // held while a step is recorded or come back to
@@ -219,7 +220,13 @@ func (s *Supervisor) reconnect() *end {
 	ctx, cancel := context.WithTimeout(context.Background(), reconnectTime)
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- s.connect(ctx) }()
+	go func() {
+		err := s.connect(ctx)
+		if err == nil {
+			err = s.mountFolders(ctx)
+		}
+		done <- err
+	}()
 	select {
 	case err := <-done:
 		if err == nil {
@@ -264,6 +271,7 @@ func (s *Supervisor) finish(e end) {
 	s.vm.Kill()
 	s.wiring.unplug()
 	s.session().Close()
+	s.folders.close()
 	if s.gate.get().State == api.StatePooled {
 		e.state = api.StatePooled // nobody has seen it, and nobody is to; look removes what is left
 	}

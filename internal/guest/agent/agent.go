@@ -87,23 +87,25 @@ type Options struct {
 
 // Agent is the state behind all streams.
 type Agent struct {
-	o       Options
-	root    string
-	started time.Time
-	users   users
-	reaper  reaper
-	cgroups cgroups
-	hooks   cgroups // for hooks, which run while all others stand still; used by setup alone
-	resumes int     // that had hooks
-	freezer freezer
-	random  randomDevice
-	net     network
-	bootID  bootID
-	procs   procTable
-	front   procSet // those that a stream runs
-	mark    mark
-	work    sync.WaitGroup
-	ending  atomic.Bool // no new processes
+	o        Options
+	root     string
+	started  time.Time
+	users    users
+	reaper   reaper
+	cgroups  cgroups
+	hooks    cgroups // for hooks, which run while all others stand still; used by setup alone
+	resumes  int     // that had hooks
+	freezer  freezer
+	random   randomDevice
+	trusting sync.Mutex // held while authorities are changed
+	net      network
+	bootID   bootID
+	procs    procTable
+	front    procSet // those that a stream runs
+	mark     mark
+	folders  folders
+	work     sync.WaitGroup
+	ending   atomic.Bool // no new processes
 
 	handlers atomic.Int32 // under way
 }
@@ -192,6 +194,12 @@ func (a *Agent) operation(op guest.Op) func(stream, []byte) error {
 		return query(a.ps)
 	case guest.OpStats:
 		return query(a.stats)
+	case guest.OpTrust:
+		return a.trust
+	case guest.OpFolder:
+		return a.serveFolder
+	case guest.OpFolders:
+		return command(a.keepFolders)
 	case guest.OpDial:
 		return a.dial
 	}

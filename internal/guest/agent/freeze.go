@@ -193,6 +193,7 @@ func (a *Agent) quiesce(s stream, req []byte) error {
 	}
 	if r.Freeze {
 		a.freezer.freeze(s.Session())
+		a.saveFolders()
 	}
 	if r.Sync {
 		if err := a.sync(); err != nil {

@@ -55,6 +55,10 @@ func (a *Agent) end(grace time.Duration) {
 	synced := make(chan struct{})
 	go func() {
 		defer close(synced)
+		for _, f := range a.allFolders() {
+			f.sync()
+			a.dropFolder(f)
+		}
 		unix.Sync()
 		// With the journal written back the next mount has nothing to replay.
 		unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_RDONLY, "")

@@ -197,6 +197,7 @@ func (a *Agent) startIn(groups *cgroups, pl *plan, e *guest.Exec) (*proc, error)
 	group := groups.take()
 	u.Add(func() { groups.release(group) })
 	pidfd := -1
+	defer a.folders.forking()()
 	c, err := a.reaper.start(func() (int, error) { return fork(pl, f, group, &pidfd) })
 	if err != nil {
 		return nil, startError(pl, err)

@@ -57,12 +57,12 @@ func checkOrder(t *testing.T, k Kernel) {
 		}
 		seen = append(seen, m.Name)
 	}
-	for _, name := range []string{"virtio_pci", "virtio_console", "virtio_blk", "virtio_net", "net_failover", "overlay"} {
+	for _, name := range []string{"virtio_pci", "virtio_console", "virtio_blk", "virtio_net", "net_failover", "overlay", "fuse"} {
 		if !slices.Contains(k.Boot(), name) {
 			t.Errorf("%s is not loaded at boot", name)
 		}
 	}
-	for _, name := range []string{"fuse", "tun"} {
+	for _, name := range []string{"erofs", "tun"} {
 		if !slices.Contains(seen, name) || slices.Contains(k.Boot(), name) {
 			t.Errorf("%s should be there for later", name)
 		}

@@ -44,14 +44,14 @@ func (k Kernel) Boot() []string {
 
 // bootModulesToo are loaded with them where a kernel has them: tcp_diag is how the
 // agent finds and resets connections in a guest that was restored. There it would
-// cost the time that matters.
-func bootModulesToo() []string { return []string{"tcp_diag"} }
+// cost the time that matters. fuse carries the host's folders.
+func bootModulesToo() []string { return []string{"tcp_diag", "fuse"} }
 
 // laterModules are put beside them for features that load them when wanted.
 // A kernel that lacks one is still a good kernel.
 func laterModules() []string {
 	return []string{
-		"virtio_rng", "virtio_balloon", "erofs", "fuse", "virtiofs", "tun",
+		"virtio_rng", "virtio_balloon", "erofs", "virtiofs", "tun",
 		"vmw_vsock_virtio_transport", "loop",
 	}
 }
