@@ -17,5 +17,6 @@ and why.`,
 	// One line each, so that parts of the network can be added side by side.
 	cmd.AddCommand(a.newNetworkCheck())
 	cmd.AddCommand(a.newNetworkGroups())
+	cmd.AddCommand(a.newNetworkLog())
 	return cmd
 }

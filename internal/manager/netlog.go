@@ -1,0 +1,41 @@
+package manager
+
+import (
+	"context"
+	"sync"
+
+	"github.com/smolvm/smolvm/internal/netlog"
+	"github.com/smolvm/smolvm/internal/seal"
+)
+
+// NetworkLog calls f for each entry of the network's record, in every state of the
+// sandbox. With Follow it goes on until the context ends or the sandbox stops.
+func (h *Handle) NetworkLog(ctx context.Context, o netlog.ReadOptions, f func(netlog.Entry) error) error {
+	if _, err := h.Info(ctx); err != nil {
+		return err
+	}
+	if o.Follow {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		var waiting sync.WaitGroup
+		defer waiting.Wait()
+		defer cancel()
+		waiting.Go(func() {
+			h.Wait(ctx)
+			cancel()
+		})
+	}
+	return netlog.Read(ctx, h.dir().NetworkLog(), o, f)
+}
+
+// VerifyNetworkLog holds the network's record against its chain.
+func (h *Handle) VerifyNetworkLog(ctx context.Context) (netlog.Report, error) {
+	if _, err := h.Info(ctx); err != nil {
+		return netlog.Report{}, err
+	}
+	key, err := seal.OpenKey(h.m.store.Key())
+	if err != nil {
+		return netlog.Report{}, err
+	}
+	return netlog.Verify(h.dir().NetworkLog(), key)
+}
