@@ -33,7 +33,7 @@ func explain(err error, name string) (status int, why, help string) {
 		return http.StatusBadGateway, "The request was not passed on: " + err.Error() + ".", api.AsError(err).Recovery
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, api.ErrTimeout), errors.As(err, &timeout) && timeout.Timeout():
 		return http.StatusGatewayTimeout, "The server " + name + " did not answer in time: " + err.Error() + ".", ""
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, net.ErrClosed):
 		return http.StatusBadGateway, "The server " + name + " ended the connection without a response.", ""
 	}
 	return http.StatusBadGateway, "The server " + name + " could not be asked: " + err.Error() + ".", api.AsError(err).Recovery
