@@ -41,8 +41,8 @@ works in every state of the sandbox. #12 is the number of a flow, the same in al
 its events until the next start.
 
 Entries are chained by hashes. --verify says whether the record is as it was
-written: what was changed, moved, taken out or cut off is named, and the exit status
-is 1. The record is bounded; the oldest entries go first, which is no flaw.
+written: what was changed, moved, taken out or cut off is named, and the exit
+status is 1. The record is bounded; the oldest entries go first, which is no flaw.
 
 With --follow and --json each entry is an event on a line of its own,
 {"event": "entry", "entry": ...}, and the last line is the usual object.`,
