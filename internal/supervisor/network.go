@@ -13,6 +13,7 @@ import (
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/control"
 	"github.com/smolvm/smolvm/internal/guest"
+	"github.com/smolvm/smolvm/internal/netlog"
 	"github.com/smolvm/smolvm/internal/netstack"
 	"github.com/smolvm/smolvm/internal/network"
 	"github.com/smolvm/smolvm/internal/vmm"
@@ -111,7 +112,11 @@ func (s *Supervisor) serveNetwork(spec api.Network) error {
 	if spec.Mode == api.NetworkNone {
 		return nil
 	}
-	return s.wiring.serve(network.Config{Sandbox: s.record().Spec.Name, Spec: spec, Changed: s.keepPolicy})
+	log, err := s.netlog.open(s.dir.NetworkLog(), netlog.Options{Key: s.key})
+	if err != nil {
+		return err // what is not recorded does not happen
+	}
+	return s.wiring.serve(network.Config{Sandbox: s.record().Spec.Name, Spec: spec, Log: log, Changed: s.keepPolicy})
 }
 
 // keepPolicy keeps a policy that an answer has changed.

@@ -52,6 +52,7 @@ type Supervisor struct {
 	copied    bool         // others continue that too, and the guest does not know yet
 	mem       memory       // what guest memory is made of; changed under still
 	wiring    wiring       // its network card
+	netlog    netRecord
 	folders   folders
 	emptySize int64 // of a layer of the disk that nothing was written to; zero: not known
 
@@ -270,6 +271,7 @@ func (s *Supervisor) finish(e end) {
 	}
 	s.vm.Kill()
 	s.wiring.unplug()
+	s.netlog.close()
 	s.session().Close()
 	s.folders.close()
 	if s.gate.get().State == api.StatePooled {

@@ -1,0 +1,43 @@
+package supervisor
+
+import (
+	"log/slog"
+	"sync"
+
+	"github.com/smolvm/smolvm/internal/netlog"
+)
+
+// netRecord is the record of the sandbox's network, open from when it is first
+// written until the supervisor ends: the networks of its VMs write on one after
+// the other.
+type netRecord struct {
+	mu sync.Mutex
+	w  *netlog.Writer
+}
+
+// open returns the writer of the record in dir.
+func (r *netRecord) open(dir string, o netlog.Options) (*netlog.Writer, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.w != nil {
+		return r.w, nil
+	}
+	w, err := netlog.Open(dir, o)
+	if err != nil {
+		return nil, err
+	}
+	r.w = w
+	return w, nil
+}
+
+// close ends the record. It may be called again.
+func (r *netRecord) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.w == nil {
+		return
+	}
+	if err := r.w.Close(); err != nil {
+		slog.Error("close network record", "err", err)
+	}
+}
