@@ -145,13 +145,18 @@ type world struct {
 // newWorld starts one. Flow fields that are missing are for TLS to testName at o.
 func newWorld(t testing.TB, roots *x509.CertPool, o *origin, f Flow) *world {
 	t.Helper()
+	return newWorldOn(t, listen(t), roots, o, f)
+}
+
+// newWorldOn starts one whose guests connect to l.
+func newWorldOn(t testing.TB, l net.Listener, roots *x509.CertPool, o *origin, f Flow) *world {
+	t.Helper()
 	ca, err := OpenCA(filepath.Join(t.TempDir(), "ca.pem"), time.Now())
 	must(t, err)
 	in, err := New(Config{CA: ca, Roots: roots})
 	must(t, err)
 	w := &world{t: t, in: in, ca: ca, changed: make(chan struct{})}
 	w.fill(&f, o)
-	l := listen(t)
 	w.addr = l.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	var work sync.WaitGroup

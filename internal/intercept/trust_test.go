@@ -1,0 +1,150 @@
+package intercept
+
+import (
+	"context"
+	"encoding/pem"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"software.sslmate.com/src/go-pkcs12"
+
+	"github.com/smolvm/smolvm/internal/guest"
+	"github.com/smolvm/smolvm/internal/guest/agent"
+)
+
+// TestSubjectHash holds our hash against OpenSSL's.
+func TestSubjectHash(t *testing.T) {
+	for range 3 {
+		c, err := makeCA(time.Now())
+		must(t, err)
+		cmd := exec.Command("openssl", "x509", "-noout", "-hash")
+		cmd.Stdin = strings.NewReader(string(c.PEM()))
+		want, err := cmd.Output()
+		must(t, err)
+		if got, err := subjectHash(c.cert); err != nil || got != strings.TrimSpace(string(want)) {
+			t.Errorf("got %s, %v, want %s", got, err, want)
+		}
+	}
+}
+
+// guestAt is a guest whose agent is an ordinary process with its files in root.
+func guestAt(t *testing.T, root string) guest.Client {
+	t.Helper()
+	host, port := net.Pipe()
+	served := make(chan error, 1)
+	go func() { served <- agent.Serve(context.Background(), port, agent.Options{Root: root}) }()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	s, err := guest.Connect(ctx, host)
+	must(t, err)
+	t.Cleanup(func() { s.Close(); port.Close(); <-served })
+	return guest.Client{Opener: s}
+}
+
+// install trusts a CA in an image that has Java and nothing else, and returns the
+// variables with paths as the host sees them.
+func install(t *testing.T, c *CA) (root string, env []string) {
+	t.Helper()
+	root = t.TempDir()
+	must(t, os.MkdirAll(filepath.Join(root, "usr/lib/jvm"), 0o755))
+	env, notes, err := c.Install(context.Background(), guestAt(t, root))
+	must(t, err)
+	if len(notes) > 0 {
+		t.Errorf("notes: %s", notes)
+	}
+	for i := range env {
+		env[i] = strings.ReplaceAll(env[i], "=/etc/", "="+root+"/etc/")
+	}
+	return root, env
+}
+
+func TestInstall(t *testing.T) {
+	a := newAuthority(t)
+	file := filepath.Join(t.TempDir(), "roots.pem")
+	text := "# words\n" + string(pem.EncodeToMemory(&pem.Block{Type: pemCert, Bytes: a.cert.Raw}))
+	must(t, os.WriteFile(file, []byte(text), 0o600))
+	t.Setenv("SSL_CERT_FILE", file)
+	c, err := makeCA(time.Now())
+	must(t, err)
+	root, env := install(t, c)
+	b, err := os.ReadFile(root + "/etc/ssl/certs/ca-certificates.crt")
+	must(t, err)
+	if list := parseRoots(b); len(list) != 2 || !list[0].Equal(a.cert) || !list[1].Equal(c.cert) {
+		t.Errorf("bundle: %s", b)
+	}
+	b, err = os.ReadFile(root + "/etc/smolvm/java.p12")
+	must(t, err)
+	if list, err := pkcs12.DecodeTrustStore(b, pkcs12.DefaultPassword); err != nil || len(list) != 2 || !list[1].Equal(c.cert) {
+		t.Errorf("store: %v, %v", list, err)
+	}
+	for _, kv := range env {
+		for _, part := range strings.Fields(kv) {
+			if _, path, ok := strings.Cut(part, "="+root); ok {
+				if _, err := os.Stat(root + path); err != nil {
+					t.Errorf("%s: %v", kv, err)
+				}
+			}
+		}
+	}
+	if len(env) < 12 || !strings.HasPrefix(env[0], "SSL_CERT_FILE=") {
+		t.Errorf("environment %q", env)
+	}
+}
+
+const javaProgram = `import java.net.*;
+public class Get {
+	public static void main(String[] a) throws Exception {
+		System.out.print(new String(new URL(a[0]).openStream().readAllBytes()));
+	}
+}`
+
+// TestClients has real programs fetch through us, with nothing but the variables
+// of Install, and without them, when they must refuse.
+func TestClients(t *testing.T) {
+	a := newAuthority(t)
+	name := "127.0.0.1"
+	cert := a.server(t, name, time.Hour)
+	o := serveOrigin(t, echo, &cert, true)
+	l := listen(t)
+	port := uint16(l.Addr().(*net.TCPAddr).Port)
+	w := newWorldOn(t, l, a.pool(), o, Flow{TLS: true, Name: name, Port: port})
+	_, env := install(t, w.ca)
+	url := "https://" + w.addr + "/hello"
+	java := filepath.Join(t.TempDir(), "Get.java")
+	must(t, os.WriteFile(java, []byte(javaProgram), 0o600))
+	want := "GET " + w.addr + " /hello"
+	for name, argv := range map[string][]string{
+		"curl":     {"curl", "-sS", url},
+		"curl 1.1": {"curl", "-sS", "--http1.1", url},
+		"openssl":  {"sh", "-c", "printf 'GET /hello HTTP/1.0\r\nHost: " + w.addr + "\r\n\r\n' | openssl s_client -quiet -verify_return_error -verify_ip 127.0.0.1 -connect " + w.addr},
+		"python":   {"python3", "-c", "import urllib.request,sys; print(urllib.request.urlopen(sys.argv[1]).read().decode())", url},
+		"node":     {"node", "-e", "fetch(process.argv[1]).then(r=>r.text()).then(console.log)", url},
+		"git":      {"git", "ls-remote", url},
+		"java":     {"java", java, url},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, trusts := range []bool{true, false} {
+				cmd := exec.Command(argv[0], argv[1:]...)
+				cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
+				if trusts {
+					cmd.Env = append(cmd.Env, env...)
+				}
+				out, err := cmd.CombinedOutput()
+				text := string(out)
+				ok := err == nil && strings.Contains(text, want)
+				if name == "git" {
+					ok = err == nil // it takes our text for an empty repository
+				}
+				if ok != trusts {
+					t.Errorf("trusts %v: %v\n%s", trusts, err, text)
+				}
+			}
+		})
+	}
+}
