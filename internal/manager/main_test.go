@@ -432,6 +432,10 @@ func relay(st *mux.Stream, session *guest.Session, op guest.Op, req wire.Raw) {
 		return
 	}
 	defer work.Close()
+	if op == guest.OpDial {
+		relayDial(st, work)
+		return
+	}
 	go func() {
 		defer work.Close()
 		for {
@@ -448,6 +452,33 @@ func relay(st *mux.Stream, session *guest.Session, op guest.Op, req wire.Raw) {
 	}()
 	for {
 		m, err := work.Recv()
+		if err != nil || st.Send(uint8(m.Kind), m.Payload) != nil {
+			return
+		}
+	}
+}
+
+// relayDial passes a connection on, whose sides end each by itself.
+func relayDial(st *mux.Stream, work guest.Stream) {
+	go func() {
+		for {
+			k, p, err := st.Recv()
+			if err == io.EOF {
+				work.CloseSend()
+				return
+			}
+			if err != nil || work.Send(guest.Kind(k), p) != nil {
+				return
+			}
+		}
+	}()
+	for {
+		m, err := work.Recv()
+		if err == io.EOF {
+			st.CloseSend()
+			st.AwaitEnd()
+			return
+		}
 		if err != nil || st.Send(uint8(m.Kind), m.Payload) != nil {
 			return
 		}
