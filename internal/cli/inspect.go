@@ -59,6 +59,7 @@ func printInfo(w io.Writer, s smolvm.Info) {
 		{"when idle", whenIdle(s)},
 		{"checkpoints", s.Checkpoint},
 		{"made of", s.Origin},
+		{"ports", shownPorts(s.Ports)},
 		{"start took", timings(s.Timings)},
 		{"pids", pids(s)},
 	})

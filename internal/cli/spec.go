@@ -22,6 +22,7 @@ type specFlags struct {
 	idleAction          string
 	mount               mountFlags
 	network             networkFlags
+	port                portFlags
 
 	given *pflag.FlagSet // tells what was said from what is a default
 }
@@ -48,6 +49,7 @@ func (f *specFlags) register(a *app, cmd *cobra.Command) {
 	f.registerSaved(a, cmd)
 	f.mount.register(cmd)
 	f.network.register(cmd)
+	f.port.register(cmd)
 }
 
 // registerSaved registers the flags about what is continued and what is saved.
@@ -88,6 +90,9 @@ func (f *specFlags) spec() (smolvm.Spec, error) {
 		FromSnapshot: f.snapshot, NoTemplate: f.noTemplate, Checkpoint: f.checkpoint, IdleAction: f.idleAction,
 	}
 	if s.Mounts, err = f.mount.parse(); err != nil {
+		return smolvm.Spec{}, err
+	}
+	if s.Ports, err = f.port.parse(); err != nil {
 		return smolvm.Spec{}, err
 	}
 	if s.Network, err = f.network.network(); err != nil {
