@@ -84,11 +84,18 @@ type NetworkChange struct {
 	Add []Rule `json:"add,omitempty"`
 }
 
-// Apply returns n with the change made.
-func (c NetworkChange) Apply(n Network) Network {
+// Apply returns n with the change made, or an error of class Invalid.
+func (c NetworkChange) Apply(n Network) (Network, error) {
 	if len(c.Add) == 0 {
 		n.Mode, n.Policy = c.Mode, c.Policy
-		return n
+		return n, n.Check()
+	}
+	if c.Mode != "" || c.Policy != nil {
+		return n, Errorf(Invalid, "change network: rules to add and another mode or policy exclude each other")
+	}
+	if n.Mode != "" && n.Mode != NetworkPolicy {
+		return n, Errorf(Invalid, "change network: network %s takes no rules", n.Mode).
+			WithRecovery("Use --network %s with them.", NetworkPolicy)
 	}
 	p := Policy{Version: 1, Default: PolicyAllow} // what holds without one
 	if n.Policy != nil {
@@ -96,5 +103,5 @@ func (c NetworkChange) Apply(n Network) Network {
 	}
 	p.Rules = slices.Concat(c.Add, p.Rules)
 	n.Policy = &p
-	return n
+	return n, n.Check()
 }

@@ -167,8 +167,8 @@ func (s *Supervisor) setNetwork(ctx context.Context, c api.NetworkChange) (api.N
 	s.wiring.changes.Lock()
 	defer s.wiring.changes.Unlock()
 	before := s.record().Spec.Network
-	next := c.Apply(before)
-	if err := next.Check(); err != nil {
+	next, err := c.Apply(before)
+	if err != nil {
 		return before, err
 	}
 	if err := checkNetwork(next); err != nil {
