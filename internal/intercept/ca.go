@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"math/big"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/smolvm/smolvm/api"
@@ -36,41 +37,70 @@ const (
 // the certificate, and saved points hold neither. A fork, or what is made of a
 // snapshot, has an authority of its own.
 type CA struct {
-	cert   *x509.Certificate
-	key    *ecdsa.PrivateKey
+	path string
+
+	mu     sync.Mutex
+	own    *signer // nil: not opened yet
 	leaves leafCache
 }
 
-// OpenCA reads an authority from a file, or makes one and writes it there,
-// readable by its owner alone. A file that is damaged, readable by others or out
-// of its time is replaced: the guest is told of the new one at its next start.
+// signer is an authority's certificate and key.
+type signer struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+// NewCA returns the authority that is kept in a file, which is opened or made
+// when it is first needed: most sandboxes never do. A file that is damaged, readable
+// by others than its owner or out of its time is replaced; the guest is told of the
+// new one by the next Install.
+func NewCA(path string) *CA { return &CA{path: path} }
+
+// OpenCA is NewCA that opens or makes the authority at once.
 func OpenCA(path string, now time.Time) (*CA, error) {
-	c, err := readCA(path, now)
-	if err == nil {
-		return c, nil
-	}
-	if c, err = makeCA(now); err != nil {
-		return nil, api.Errorf(api.Internal, "make the sandbox's certificate authority: %w", err)
-	}
-	text, err := c.encode()
-	if err == nil {
-		err = store.WriteFile(path, text, 0o600)
-	}
-	if err != nil {
-		return nil, api.Errorf(api.Internal, "keep the sandbox's certificate authority: %w", err)
-	}
-	return c, nil
+	c := NewCA(path)
+	_, err := c.open(now)
+	return c, err
 }
 
-// PEM returns the certificate, which is no secret.
+// PEM returns the certificate, which is no secret; nil where it cannot be opened.
 func (c *CA) PEM() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: pemCert, Bytes: c.cert.Raw})
+	s, err := c.open(time.Now())
+	if err != nil {
+		return nil
+	}
+	return s.pem()
 }
 
-// Name returns the authority's own name, such as "smolvm sandbox 4f1c9a0be2d37c55".
-func (c *CA) Name() string { return c.cert.Subject.CommonName }
+// open returns the authority, from memory, from its file, or made anew.
+func (c *CA) open(now time.Time) (*signer, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.own != nil {
+		return c.own, nil
+	}
+	s, err := readCA(c.path, now)
+	if err != nil {
+		if s, err = makeCA(now); err != nil {
+			return nil, api.Errorf(api.Internal, "make the sandbox's certificate authority: %w", err)
+		}
+		text, err := s.encode()
+		if err == nil {
+			err = store.WriteFile(c.path, text, 0o600)
+		}
+		if err != nil {
+			return nil, api.Errorf(api.Unavailable, "keep the sandbox's certificate authority: %w", err)
+		}
+	}
+	c.own = s
+	return s, nil
+}
 
-func readCA(path string, now time.Time) (*CA, error) {
+func (s *signer) pem() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: pemCert, Bytes: s.cert.Raw})
+}
+
+func readCA(path string, now time.Time) (*signer, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -90,7 +120,7 @@ func readCA(path string, now time.Time) (*CA, error) {
 	return decodeCA(text, now)
 }
 
-func decodeCA(text []byte, now time.Time) (*CA, error) {
+func decodeCA(text []byte, now time.Time) (*signer, error) {
 	keyBlock, rest := pem.Decode(text)
 	certBlock, _ := pem.Decode(rest)
 	if keyBlock == nil || certBlock == nil {
@@ -111,10 +141,10 @@ func decodeCA(text []byte, now time.Time) (*CA, error) {
 	if now.Before(cert.NotBefore) || now.Add(leafLife).After(cert.NotAfter) {
 		return nil, errors.New("the authority is out of its time")
 	}
-	return &CA{cert: cert, key: private}, nil
+	return &signer{cert, private}, nil
 }
 
-func makeCA(now time.Time) (*CA, error) {
+func makeCA(now time.Time) (*signer, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -145,16 +175,16 @@ func makeCA(now time.Time) (*CA, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &CA{cert: cert, key: key}, nil
+	return &signer{cert, key}, nil
 }
 
-func (c *CA) encode() ([]byte, error) {
-	key, err := x509.MarshalPKCS8PrivateKey(c.key)
+func (s *signer) encode() ([]byte, error) {
+	key, err := x509.MarshalPKCS8PrivateKey(s.key)
 	if err != nil {
 		return nil, err
 	}
 	text := pem.EncodeToMemory(&pem.Block{Type: pemKey, Bytes: key})
-	return append(text, c.PEM()...), nil
+	return append(text, s.pem()...), nil
 }
 
 // serial returns a random number of 127 bits (RFC 5280 section 4.1.2.2).

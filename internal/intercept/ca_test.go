@@ -26,8 +26,8 @@ func TestOpenCA(t *testing.T) {
 	if string(again.PEM()) != string(first.PEM()) {
 		t.Error("opened again, it is another")
 	}
-	if strings.Contains(string(first.PEM()), "PRIVATE") || !strings.HasPrefix(first.Name(), "smolvm sandbox ") {
-		t.Errorf("%s: %s", first.Name(), first.PEM())
+	if strings.Contains(string(first.PEM()), "PRIVATE") || !strings.HasPrefix(name(t, first), "smolvm sandbox ") {
+		t.Errorf("%s: %s", name(t, first), first.PEM())
 	}
 	whole, err := os.ReadFile(path)
 	must(t, err)
@@ -42,18 +42,18 @@ func TestOpenCA(t *testing.T) {
 		must(t, damage())
 		c, err := OpenCA(path, now)
 		must(t, err)
-		if c.Name() == first.Name() {
+		if name(t, c) == name(t, first) {
 			t.Errorf("%s: taken for good", name)
 		}
 		c2, err := OpenCA(path, now)
 		must(t, err)
-		if c2.Name() != c.Name() {
+		if name(t, c2) != name(t, c) {
 			t.Errorf("%s: the new one was not kept", name)
 		}
 	}
 	must(t, os.WriteFile(path, whole, 0o600))
 	must(t, os.Chmod(path, 0o600))
-	if late, err := OpenCA(path, now.Add(caLife)); err != nil || late.Name() == first.Name() {
+	if late, err := OpenCA(path, now.Add(caLife)); err != nil || name(t, late) == name(t, first) {
 		t.Errorf("an authority at its end is used: %v", err)
 	}
 	if _, err := OpenCA(filepath.Join(path, "below"), now); err == nil {
@@ -62,10 +62,9 @@ func TestOpenCA(t *testing.T) {
 }
 
 func TestLeaves(t *testing.T) {
-	c, err := makeCA(time.Now())
-	must(t, err)
+	c := NewCA(filepath.Join(t.TempDir(), "ca.pem"))
 	roots := x509.NewCertPool()
-	roots.AddCert(c.cert)
+	roots.AppendCertsFromPEM(c.PEM())
 	long := strings.Repeat("a", 60) + ".example.com"
 	for _, name := range []string{"pypi.org", "a_b.example", long, "192.0.2.1", "2001:db8::1", "xn--bcher-kva.example"} {
 		cert, err := c.leaf(name, time.Now())
@@ -95,5 +94,29 @@ func TestLeaves(t *testing.T) {
 	work.Wait()
 	if n := c.leaves.order.Len(); n != maxLeaves || len(c.leaves.known) != n {
 		t.Errorf("%d certificates are kept, %d by name", n, len(c.leaves.known))
+	}
+}
+
+// name returns an authority's own name.
+func name(t *testing.T, c *CA) string {
+	t.Helper()
+	s, err := c.open(time.Now())
+	must(t, err)
+	return s.cert.Subject.CommonName
+}
+
+// TestCAIsMadeWhenNeeded wants no file before, and none again after a failure.
+func TestCAIsMadeWhenNeeded(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "later")
+	c := NewCA(filepath.Join(dir, "ca.pem"))
+	if _, err := c.leaf("a.example", time.Now()); err == nil || c.PEM() != nil {
+		t.Error("an authority that cannot be kept signs")
+	}
+	must(t, os.Mkdir(dir, 0o700))
+	if left, _ := os.ReadDir(dir); len(left) > 0 {
+		t.Errorf("there is %v already", left)
+	}
+	if _, err := c.leaf("a.example", time.Now()); err != nil || c.PEM() == nil {
+		t.Error(err)
 	}
 }

@@ -1,7 +1,8 @@
 // Package intercept stands between a guest and a server and looks at each HTTP
 // request before it goes on.
 //
-//	ca, err := intercept.OpenCA(path, time.Now())     // one for each sandbox
+//	ca := intercept.NewCA(path) // one for each sandbox
+//	env, notes, err := ca.Install(ctx, guestClient)
 //	in, err := intercept.New(intercept.Config{CA: ca})
 //	err = in.Serve(ctx, intercept.Replay(seen, conn), intercept.Flow{
 //		TLS: true, Name: "pypi.org", Port: 443,
@@ -10,7 +11,7 @@
 //	})
 //
 // Serve ends the guest's connection itself, TLS included, with a certificate of
-// the sandbox's own authority, which the guest's agent has installed (see Trust).
+// the sandbox's own authority, which the guest's agent has installed (CA.Install).
 // It speaks HTTP/1.1, and HTTP/2 within TLS, with the guest, and whatever the
 // server prefers with the server; WebSocket, trailers, informational responses and
 // bodies of any length pass through, streaming both ways.

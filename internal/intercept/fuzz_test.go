@@ -77,7 +77,8 @@ func FuzzCA(f *testing.F) {
 	f.Add(text)
 	f.Add(text[:200])
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if c, err := decodeCA(b, time.Now()); err == nil {
+		if s, err := decodeCA(b, time.Now()); err == nil {
+			c := CA{own: s}
 			if _, err := c.leaf("a.example", time.Now()); err != nil {
 				t.Fatal(err)
 			}

@@ -37,6 +37,10 @@ type leaf struct {
 
 // leaf returns a certificate for a name or address.
 func (c *CA) leaf(name string, now time.Time) (*tls.Certificate, error) {
+	s, err := c.open(now)
+	if err != nil {
+		return nil, err
+	}
 	l := &c.leaves
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -47,7 +51,7 @@ func (c *CA) leaf(name string, now time.Time) (*tls.Certificate, error) {
 		}
 		l.remove(e)
 	}
-	cert, err := c.sign(name, now)
+	cert, err := l.sign(s, name, now)
 	if err != nil {
 		return nil, err
 	}
@@ -67,13 +71,13 @@ func (l *leafCache) remove(e *list.Element) {
 }
 
 // sign makes a certificate. The cache is locked.
-func (c *CA) sign(name string, now time.Time) (*tls.Certificate, error) {
-	if c.leaves.key == nil {
+func (l *leafCache) sign(s *signer, name string, now time.Time) (*tls.Certificate, error) {
+	if l.key == nil {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
 			return nil, err
 		}
-		c.leaves.key = key
+		l.key = key
 	}
 	t := &x509.Certificate{
 		SerialNumber: serial(),
@@ -91,7 +95,7 @@ func (c *CA) sign(name string, now time.Time) (*tls.Certificate, error) {
 	if len(name) <= maxCommon { // some old clients look nowhere else
 		t.Subject.CommonName = name
 	}
-	raw, err := x509.CreateCertificate(rand.Reader, t, c.cert, &c.leaves.key.PublicKey, c.key)
+	raw, err := x509.CreateCertificate(rand.Reader, t, s.cert, &l.key.PublicKey, s.key)
 	if err != nil {
 		return nil, err
 	}
@@ -99,5 +103,5 @@ func (c *CA) sign(name string, now time.Time) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tls.Certificate{Certificate: [][]byte{raw}, PrivateKey: c.leaves.key, Leaf: parsed}, nil
+	return &tls.Certificate{Certificate: [][]byte{raw}, PrivateKey: l.key, Leaf: parsed}, nil
 }

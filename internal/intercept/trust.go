@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"software.sslmate.com/src/go-pkcs12"
 
@@ -36,11 +37,15 @@ const maxRoots = guest.MaxMessage / 4
 // for every process that is started from then on. A guest without any authorities
 // gets the host's. notes are for the log.
 func (c *CA) Install(ctx context.Context, g guest.Client) (env, notes []string, err error) {
-	hash, err := subjectHash(c.cert)
+	s, err := c.open(time.Now())
+	if err != nil {
+		return nil, nil, err
+	}
+	hash, err := subjectHash(s.cert)
 	if err != nil {
 		return nil, nil, api.Errorf(api.Internal, "hash the authority's name: %w", err)
 	}
-	t := guest.Trust{Cert: c.PEM(), Hash: hash}
+	t := guest.Trust{Cert: s.pem(), Hash: hash}
 	r, err := g.Trust(ctx, t)
 	if err == nil && (r.NeedRoots || r.NeedJava) {
 		roots := hostRoots()
@@ -48,7 +53,10 @@ func (c *CA) Install(ctx context.Context, g guest.Client) (env, notes []string, 
 			notes = append(notes, "this host has no authorities to give to the guest")
 		}
 		t.Roots = append(roots, '\n') // never empty: then the guest would ask again
-		if t.Java, err = c.javaStore(roots); err != nil {
+		if r.NeedJava {
+			t.Java, err = s.javaStore(roots)
+		}
+		if err != nil {
 			return nil, nil, api.Errorf(api.Internal, "make a store of authorities for Java: %w", err)
 		}
 		r, err = g.Trust(ctx, t)
@@ -124,8 +132,8 @@ func parseRoots(text []byte) []*x509.Certificate {
 
 // javaStore makes a store of authorities as Java from version 8 on reads it. It is
 // no secret, so the password is the one that all have.
-func (c *CA) javaStore(roots []byte) ([]byte, error) {
-	return pkcs12.LegacyDES.EncodeTrustStore(append(parseRoots(roots), c.cert), pkcs12.DefaultPassword)
+func (s *signer) javaStore(roots []byte) ([]byte, error) {
+	return pkcs12.LegacyDES.EncodeTrustStore(append(parseRoots(roots), s.cert), pkcs12.DefaultPassword)
 }
 
 // subjectHash is OpenSSL's hash of a certificate's subject, by which it looks for

@@ -23,7 +23,7 @@ func TestSubjectHash(t *testing.T) {
 		c, err := makeCA(time.Now())
 		must(t, err)
 		cmd := exec.Command("openssl", "x509", "-noout", "-hash")
-		cmd.Stdin = strings.NewReader(string(c.PEM()))
+		cmd.Stdin = strings.NewReader(string(c.pem()))
 		want, err := cmd.Output()
 		must(t, err)
 		if got, err := subjectHash(c.cert); err != nil || got != strings.TrimSpace(string(want)) {
@@ -69,17 +69,18 @@ func TestInstall(t *testing.T) {
 	text := "# words\n" + string(pem.EncodeToMemory(&pem.Block{Type: pemCert, Bytes: a.cert.Raw}))
 	must(t, os.WriteFile(file, []byte(text), 0o600))
 	t.Setenv("SSL_CERT_FILE", file)
-	c, err := makeCA(time.Now())
+	c := NewCA(filepath.Join(t.TempDir(), "ca.pem"))
+	own, err := c.open(time.Now())
 	must(t, err)
 	root, env := install(t, c)
 	b, err := os.ReadFile(root + "/etc/ssl/certs/ca-certificates.crt")
 	must(t, err)
-	if list := parseRoots(b); len(list) != 2 || !list[0].Equal(a.cert) || !list[1].Equal(c.cert) {
+	if list := parseRoots(b); len(list) != 2 || !list[0].Equal(a.cert) || !list[1].Equal(own.cert) {
 		t.Errorf("bundle: %s", b)
 	}
 	b, err = os.ReadFile(root + "/etc/smolvm/java.p12")
 	must(t, err)
-	if list, err := pkcs12.DecodeTrustStore(b, pkcs12.DefaultPassword); err != nil || len(list) != 2 || !list[1].Equal(c.cert) {
+	if list, err := pkcs12.DecodeTrustStore(b, pkcs12.DefaultPassword); err != nil || len(list) != 2 || !list[1].Equal(own.cert) {
 		t.Errorf("store: %v, %v", list, err)
 	}
 	for _, kv := range env {
