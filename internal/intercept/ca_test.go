@@ -26,8 +26,8 @@ func TestOpenCA(t *testing.T) {
 	if string(again.PEM()) != string(first.PEM()) {
 		t.Error("opened again, it is another")
 	}
-	if strings.Contains(string(first.PEM()), "PRIVATE") || !strings.HasPrefix(name(t, first), "smolvm sandbox ") {
-		t.Errorf("%s: %s", name(t, first), first.PEM())
+	if strings.Contains(string(first.PEM()), "PRIVATE") || !strings.HasPrefix(caName(t, first), "smolvm sandbox ") {
+		t.Errorf("%s: %s", caName(t, first), first.PEM())
 	}
 	whole, err := os.ReadFile(path)
 	must(t, err)
@@ -42,18 +42,18 @@ func TestOpenCA(t *testing.T) {
 		must(t, damage())
 		c, err := OpenCA(path, now)
 		must(t, err)
-		if name(t, c) == name(t, first) {
+		if caName(t, c) == caName(t, first) {
 			t.Errorf("%s: taken for good", name)
 		}
 		c2, err := OpenCA(path, now)
 		must(t, err)
-		if name(t, c2) != name(t, c) {
+		if caName(t, c2) != caName(t, c) {
 			t.Errorf("%s: the new one was not kept", name)
 		}
 	}
 	must(t, os.WriteFile(path, whole, 0o600))
 	must(t, os.Chmod(path, 0o600))
-	if late, err := OpenCA(path, now.Add(caLife)); err != nil || name(t, late) == name(t, first) {
+	if late, err := OpenCA(path, now.Add(caLife)); err != nil || caName(t, late) == caName(t, first) {
 		t.Errorf("an authority at its end is used: %v", err)
 	}
 	if _, err := OpenCA(filepath.Join(path, "below"), now); err == nil {
@@ -97,8 +97,8 @@ func TestLeaves(t *testing.T) {
 	}
 }
 
-// name returns an authority's own name.
-func name(t *testing.T, c *CA) string {
+// caName returns an authority's own name.
+func caName(t *testing.T, c *CA) string {
 	t.Helper()
 	s, err := c.open(time.Now())
 	must(t, err)
