@@ -2,6 +2,7 @@ package smolvm
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"github.com/smolvm/smolvm/api"
@@ -37,4 +38,12 @@ func (s *Sandbox) NetworkLog(ctx context.Context, o NetworkLogOptions, f func(Ne
 // Class NotFound where there is no record.
 func (s *Sandbox) VerifyNetworkLog(ctx context.Context) (NetworkReport, error) {
 	return s.h.VerifyNetworkLog(ctx)
+}
+
+// CapturePackets copies the packets of the sandbox's network card to w, as pcapng,
+// until ctx ends, which is no error, or the sandbox's network does. There is one
+// capture at a time. Where w is slow, frames are left out, and the last block of the
+// capture says how many. Class Conflict where the sandbox has no network.
+func (s *Sandbox) CapturePackets(ctx context.Context, w io.Writer) error {
+	return s.h.CapturePackets(ctx, w)
 }

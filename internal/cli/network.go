@@ -18,5 +18,6 @@ and why.`,
 	cmd.AddCommand(a.newNetworkCheck())
 	cmd.AddCommand(a.newNetworkGroups())
 	cmd.AddCommand(a.newNetworkLog())
+	cmd.AddCommand(a.newNetworkPcap())
 	return cmd
 }

@@ -72,7 +72,7 @@ func Describe(r Record, s Status) api.Sandbox {
 		Created: r.Created, Started: s.Started, Expires: r.Expires(),
 		IdleTimeoutSeconds: r.Spec.IdleTimeoutSeconds, IdleAction: r.Spec.IdleAction,
 		Checkpoint: r.Spec.Checkpoint, Origin: r.Origin, Mounts: r.Spec.Mounts,
-		Ports: r.Spec.Ports,
+		Ports:     r.Spec.Ports,
 		Isolation: s.Isolation, Accel: s.Accel, Machine: s.Machine, VMM: s.VMM,
 		SupervisorPID: s.SupervisorPID, VMMPID: s.VMMPID, Timings: s.Timings,
 	}
@@ -97,17 +97,18 @@ type Progress struct {
 
 // Routes of a supervisor's socket. Bodies and answers are JSON.
 const (
-	RouteSandbox    = "GET /v1/sandbox"         // -> api.Sandbox
-	RoutePause      = "POST /v1/pause"          // -> api.Sandbox
-	RouteResume     = "POST /v1/resume"         // -> api.Sandbox
-	RouteStop       = "POST /v1/stop"           // api.Stop -> api.Sandbox
-	RouteKill       = "POST /v1/kill"           // ends VM and supervisor at once
-	RouteRename     = "POST /v1/rename"         // Rename -> api.Sandbox
-	RouteEnv        = "GET /v1/env"             // -> map[string]string
-	RouteSetEnv     = "POST /v1/env"            // api.EnvChange -> api.EnvChanged
-	RouteStats      = "GET /v1/stats"           // -> api.Stats
-	RouteNetwork    = "GET /v1/network/policy"  // -> api.Network
-	RouteSetNetwork = "POST /v1/network/policy" // api.NetworkChange -> api.Network
+	RouteSandbox    = "GET /v1/sandbox"          // -> api.Sandbox
+	RoutePause      = "POST /v1/pause"           // -> api.Sandbox
+	RouteResume     = "POST /v1/resume"          // -> api.Sandbox
+	RouteStop       = "POST /v1/stop"            // api.Stop -> api.Sandbox
+	RouteKill       = "POST /v1/kill"            // ends VM and supervisor at once
+	RouteRename     = "POST /v1/rename"          // Rename -> api.Sandbox
+	RouteEnv        = "GET /v1/env"              // -> map[string]string
+	RouteSetEnv     = "POST /v1/env"             // api.EnvChange -> api.EnvChanged
+	RouteStats      = "GET /v1/stats"            // -> api.Stats
+	RouteNetwork    = "GET /v1/network/policy"   // -> api.Network
+	RouteSetNetwork = "POST /v1/network/policy"  // api.NetworkChange -> api.Network
+	RouteCapture    = "POST /v1/network/capture" // switches to CaptureProtocol
 
 	RouteStream = "POST /v1/stream" // switches to StreamProtocol
 	RouteWait   = "GET /v1/wait"    // answers when the VM has ended -> api.Sandbox

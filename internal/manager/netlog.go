@@ -2,8 +2,10 @@ package manager
 
 import (
 	"context"
+	"io"
 	"sync"
 
+	"github.com/smolvm/smolvm/internal/control"
 	"github.com/smolvm/smolvm/internal/netlog"
 	"github.com/smolvm/smolvm/internal/seal"
 )
@@ -38,4 +40,10 @@ func (h *Handle) VerifyNetworkLog(ctx context.Context) (netlog.Report, error) {
 		return netlog.Report{}, err
 	}
 	return netlog.Verify(h.dir().NetworkLog(), key)
+}
+
+// CapturePackets copies the packets of the network card as pcapng to w, until ctx
+// ends, which is no error, or the network does.
+func (h *Handle) CapturePackets(ctx context.Context, w io.Writer) error {
+	return h.explain(ctx, control.NewClient(h.dir().Socket()).Capture(ctx, w))
 }

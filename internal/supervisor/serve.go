@@ -99,6 +99,7 @@ func (s *Supervisor) routes() http.Handler {
 	handle(mux, control.RouteCheckpoint, s.checkpoint)
 	handle(mux, control.RouteRewind, s.rewindTo)
 	mux.HandleFunc(control.RouteStream, s.stream)
+	mux.HandleFunc(control.RouteCapture, s.capture)
 	mux.HandleFunc(control.RouteClaim, s.claim)
 	return mux
 }
