@@ -28,12 +28,11 @@ func decideDNS(p *Policy, r Request) Decision {
 	if err != nil {
 		return bad(CodeBadName, "The question is not a host name: "+err.Error())
 	}
-	for i := range p.rules {
-		if a := p.rules[i].resolves(name, r); a != "" {
-			d := Decision{Action: a, Rule: i, RuleID: p.rules[i].id, Code: CodeRule}
-			d.Why = fmt.Sprintf("Rule %s %s %s.", d.RuleID, third(a), name)
-			return checkType(d, name, r.Type)
-		}
+	at, a := p.firstResolving(name, r)
+	if a != "" {
+		d := Decision{Action: a, Rule: at, RuleID: p.rules[at].id, Code: CodeRule}
+		d.Why = fmt.Sprintf("Rule %s %s %s.", d.RuleID, third(a), name)
+		return checkType(d, name, r.Type)
 	}
 	d := Decision{Action: p.defaultAction(), Rule: -1, Code: CodeDefault}
 	d.Why = fmt.Sprintf("No rule is about %s, and the default is %s.", name, d.Action)
@@ -41,6 +40,30 @@ func decideDNS(p *Policy, r Request) Decision {
 		return bad(CodeSpecialName, name+" is not a public name; only a rule with that name in its domains opens it")
 	}
 	return checkType(d, name, r.Type)
+}
+
+// firstResolving returns the rule that decides about a name, and what it says;
+// empty: none does. A rule that asks about some flows to the name alone yields to a
+// later one, or to a default, that allows others: its own flows are asked about when they come.
+func (p *Policy) firstResolving(name string, r Request) (int, Action) {
+	at, asks := -1, Action("")
+	for i := range p.rules {
+		a := p.rules[i].resolves(name, r)
+		switch {
+		case a == "":
+			continue
+		case a == Ask && asks == "" && !p.rules[i].whole():
+			at, asks = i, a
+			continue
+		case a != Allow && asks != "":
+			return at, asks
+		}
+		return i, a
+	}
+	if asks != "" && p.defaultAction() == Allow && specialName(name) == "" {
+		return -1, "" // the default allows the other flows
+	}
+	return at, asks
 }
 
 func checkType(d Decision, name, qtype string) Decision {

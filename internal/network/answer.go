@@ -121,10 +121,7 @@ func (f *flow) answered(req egress.Request, asked egress.Decision, v verdict) eg
 	if !v.allow {
 		return d
 	}
-	if v.once != nil {
-		f.grant(*v.once)
-	}
-	now := f.decide(req)
+	now := f.decideWith(req, v.once)
 	switch now.Action {
 	case egress.Ask: // the answer was about something narrower
 		d.Why = "It would have to be asked about again: " + asked.Why

@@ -94,9 +94,19 @@ func (f *flow) learn(change func(*egress.Request)) egress.Request {
 }
 
 // decide asks the policy that holds now, with the answers for this flow in front.
-func (f *flow) decide(req egress.Request) egress.Decision {
+func (f *flow) decide(req egress.Request) egress.Decision { return f.decideWith(req, nil) }
+
+// decideWith also knows an answer that was given once: about an HTTP request it
+// holds for that one, about a flow as long as the flow lives.
+func (f *flow) decideWith(req egress.Request, once *egress.Rule) egress.Decision {
 	f.mu.Lock()
 	extra := f.extra
+	if once != nil {
+		extra = append(slices.Clip(extra), *once)
+	}
+	if req.HTTP == nil {
+		f.extra = extra
+	}
 	f.mu.Unlock()
 	return f.n.decide(req, extra)
 }
@@ -111,13 +121,6 @@ func (n *Network) decide(req egress.Request, extra []egress.Rule) egress.Decisio
 		}
 	}
 	return egress.Decide(p, n.host.get(), req)
-}
-
-// grant lets an answer hold for this flow.
-func (f *flow) grant(r egress.Rule) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.extra = append(slices.Clip(f.extra), r)
 }
 
 // nameOf returns the name a request is about, as far as it is known: the one it

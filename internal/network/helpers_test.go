@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -118,3 +119,5 @@ func (s *sandbox) dial(t *testing.T, network, address string) (net.Conn, error) 
 	}
 	return c, err
 }
+
+func itoa(n int) string { return strconv.Itoa(n) }
