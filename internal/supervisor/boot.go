@@ -125,6 +125,7 @@ func (s *Supervisor) boot(ctx context.Context) error {
 	}
 	s.timings.GuestMS = ms(t)
 	t = time.Now()
+	s.trustAuthority(ctx) // before the processes of a restored guest run on
 	if err := s.setUp(ctx); err != nil {
 		return api.Errorf(api.ClassOf(err), "set up sandbox %q: %w%s", s.rec.Spec.Name, err, lastWords(s.vm))
 	}

@@ -116,7 +116,7 @@ func (s *Supervisor) serveNetwork(spec api.Network) error {
 	if err != nil {
 		return err // what is not recorded does not happen
 	}
-	return s.wiring.serve(network.Config{Sandbox: s.record().Spec.Name, Spec: spec, Log: log, Changed: s.keepPolicy})
+	return s.wiring.serve(network.Config{Sandbox: s.record().Spec.Name, Spec: spec, Log: log, Changed: s.keepPolicy, CA: s.authority()})
 }
 
 // keepPolicy keeps a policy that an answer has changed.
@@ -203,5 +203,6 @@ func (s *Supervisor) applyNetwork(ctx context.Context, spec api.Network) error {
 	if s.gate.get().State != api.StateRunning {
 		return nil // the card stays as it is
 	}
+	s.trustAuthority(ctx)
 	return guest.Client{Opener: s.session()}.SetNetwork(ctx, guestNetwork(spec))
 }

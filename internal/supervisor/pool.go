@@ -219,6 +219,7 @@ func (s *Supervisor) become(ctx context.Context, spec api.Spec, client <-chan st
 	if err := s.vm.Resume(ctx); err != nil {
 		return err
 	}
+	s.trustAuthority(ctx)
 	// The rest of its identity it got when it was made, and nobody else has it.
 	setup := guest.Setup{Hostname: spec.Name, TimeNS: time.Now().UnixNano(), Network: guestNetwork(spec.Network)}
 	if err := (guest.Client{Opener: s.session()}).Setup(ctx, setup); err != nil {

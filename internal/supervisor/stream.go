@@ -96,7 +96,7 @@ func (s *Supervisor) openGuest(ctx context.Context, client guest.Stream) (guest.
 	switch op {
 	case guest.OpExec:
 		return s.exec(ctx, req)
-	case guest.OpSetup, guest.OpShutdown, guest.OpQuiesce, guest.OpThaw, guest.OpFolder, guest.OpFolders:
+	case guest.OpSetup, guest.OpShutdown, guest.OpQuiesce, guest.OpThaw, guest.OpFolder, guest.OpFolders, guest.OpTrust:
 		return nil, api.Errorf(api.Denied, "operation %d is the supervisor's own", op)
 	}
 	return s.session().Open(ctx, op, req)
@@ -134,7 +134,7 @@ func (s *Supervisor) completeExec(req wire.Raw) (*guest.Exec, error) {
 	if e.User == "" {
 		e.User = rec.Image.User
 	}
-	e.Env = mergeEnv(rec.Image.Env, pairs(rec.Spec.Env), e.Env)
+	e.Env = mergeEnv(rec.Image.Env, s.trust.environment(), pairs(rec.Spec.Env), e.Env)
 	return &e, nil
 }
 

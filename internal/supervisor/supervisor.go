@@ -52,6 +52,7 @@ type Supervisor struct {
 	copied    bool         // others continue that too, and the guest does not know yet
 	mem       memory       // what guest memory is made of; changed under still
 	wiring    wiring       // its network card
+	trust     trust        // the authority in whose name TLS is opened
 	netlog    netRecord
 	folders   folders
 	emptySize int64 // of a layer of the disk that nothing was written to; zero: not known
