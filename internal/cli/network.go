@@ -17,6 +17,8 @@ and why.`,
 	// One line each, so that parts of the network can be added side by side.
 	cmd.AddCommand(a.newNetworkCheck())
 	cmd.AddCommand(a.newNetworkGroups())
+	cmd.AddCommand(a.newNetworkShow())
+	cmd.AddCommand(a.newNetworkSet())
 	cmd.AddCommand(a.newNetworkLog())
 	cmd.AddCommand(a.newNetworkPcap())
 	return cmd
