@@ -116,6 +116,7 @@ const (
 	OpFolder                 // Folder, then Data and Event both ways (see Folder) -> Reply(empty) when it is mounted
 	OpFolders                // Folders -> empty; all others are unmounted
 	OpTrust                  // Trust -> Trusted: programs believe in the sandbox's authority
+	OpOwner                  // Owner -> Owned: the process that has a socket
 )
 
 // Message is one unit of a stream.

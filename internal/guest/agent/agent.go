@@ -202,6 +202,8 @@ func (a *Agent) operation(op guest.Op) func(stream, []byte) error {
 		return command(a.keepFolders)
 	case guest.OpDial:
 		return a.dial
+	case guest.OpOwner:
+		return a.socketOwner
 	}
 	return a.fileOperation(op)
 }
