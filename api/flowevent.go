@@ -17,3 +17,9 @@ type FlowEvent struct {
 	Flow  PendingFlow   `json:"flow"`
 	Allow bool          `json:"allow,omitempty"` // of FlowAnswered
 }
+
+// FlowOutcome is what an answer has changed.
+type FlowOutcome struct {
+	// Rule now stands first in the policy; nil: the answer was for once.
+	Rule *Rule `json:"rule,omitempty"`
+}

@@ -109,6 +109,9 @@ const (
 	RouteNetwork    = "GET /v1/network/policy"   // -> api.Network
 	RouteSetNetwork = "POST /v1/network/policy"  // api.NetworkChange -> api.Network
 	RouteCapture    = "POST /v1/network/capture" // switches to CaptureProtocol
+	RoutePending    = "GET /v1/network/pending"  // -> []api.PendingFlow
+	RouteAnswer     = "POST /v1/network/answer"  // api.FlowAnswer -> api.FlowOutcome
+	RouteFlowEvents = "GET /v1/network/events"   // server-sent events of api.FlowEvent
 
 	RouteStream = "POST /v1/stream" // switches to StreamProtocol
 	RouteWait   = "GET /v1/wait"    // answers when the VM has ended -> api.Sandbox

@@ -116,7 +116,9 @@ func (s *Supervisor) serveNetwork(spec api.Network) error {
 	if err != nil {
 		return err // what is not recorded does not happen
 	}
-	return s.wiring.serve(network.Config{Sandbox: s.record().Spec.Name, Spec: spec, Log: log, Changed: s.keepPolicy, CA: s.authority()})
+	return s.wiring.serve(network.Config{
+		Sandbox: s.record().Spec.Name, Spec: spec, Owner: s.flowOwner, Log: log, Changed: s.keepPolicy, CA: s.authority(),
+	})
 }
 
 // keepPolicy keeps a policy that an answer has changed.

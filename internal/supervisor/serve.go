@@ -95,6 +95,9 @@ func (s *Supervisor) routes() http.Handler {
 		err = s.ifUp(func() error { n, err = s.setNetwork(ctx, c); return err })
 		return n, err
 	})
+	handle(mux, control.RoutePending, s.pendingFlows)
+	handle(mux, control.RouteAnswer, s.answerFlow)
+	mux.HandleFunc(control.RouteFlowEvents, s.flowEvents)
 	handle(mux, control.RoutePoint, s.point)
 	handle(mux, control.RouteCheckpoint, s.checkpoint)
 	handle(mux, control.RouteRewind, s.rewindTo)
