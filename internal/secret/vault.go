@@ -14,7 +14,8 @@ import (
 // Vault holds the secrets of one sandbox, in memory alone. Its methods may be
 // called at once.
 type Vault struct {
-	key []byte // makes placeholders
+	key    []byte // makes placeholders
+	budget budget
 
 	mu   sync.Mutex
 	list []*held // by name; replaced, never changed
@@ -33,7 +34,7 @@ type held struct {
 // key must be kept from guests.
 func NewVault(key []byte) *Vault {
 	v := &Vault{key: slices.Clone(key)}
-	v.snap.Store(newSnapshot(nil))
+	v.snap.Store(newSnapshot(nil, &v.budget))
 	return v
 }
 
@@ -71,7 +72,7 @@ func (v *Vault) Remove(name string) bool {
 
 func (v *Vault) put(list []*held) {
 	v.list = list
-	v.snap.Store(newSnapshot(list))
+	v.snap.Store(newSnapshot(list, &v.budget))
 }
 
 // List describes the secrets, sorted by name, without their values.
