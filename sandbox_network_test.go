@@ -141,16 +141,33 @@ func testNetworkKept(t *testing.T, w *world.World, sb *smolvm.Sandbox) {
 		t.Errorf("asleep its network is %+v", n)
 	}
 	must[smolvm.Network](t)(sb.SetNetwork(t.Context(), smolvm.NetworkChange{Add: []smolvm.Rule{w.Allow(world.NPM)}}))
-	reaches(t, sb, w.URL(world.WWW, "/")) // wakes it
+	reachesAsTold(t, w, sb) // wakes it
+	reaches(t, sb, w.URL(world.WWW, "/"))
 	reachesNot(t, w, sb, w.URL(world.PyPI, "/simple/"))
 	if got := fetch(t, sb, w.URL(world.NPM, "/")); got == "000" || strings.HasPrefix(got, "curl") {
 		t.Errorf("what was allowed while it slept: %q", got)
 	}
 }
 
+// reachesAsTold goes to where the guest was told that a site is, in a life before,
+// without asking again.
+func reachesAsTold(t *testing.T, w *world.World, sb *smolvm.Sandbox) {
+	t.Helper()
+	asked := w.Questions(world.WWW)
+	url := w.URL(world.WWW, "/")
+	resolve := fmt.Sprintf("--resolve %s:%d:198.19.77.1 ", world.WWW, w.HTTPS)
+	if got := fetch(t, sb, resolve+url); got != "200" {
+		t.Errorf("%s at the address that it had: %q, want 200", url, got)
+	}
+	if now := w.Questions(world.WWW); now != asked {
+		t.Errorf("%s was asked for again", world.WWW)
+	}
+}
+
 func testForkNetwork(t *testing.T, w *world.World, sb *smolvm.Sandbox) {
 	children := must[[]*smolvm.Sandbox](t)(sb.Fork(t.Context(), smolvm.ForkOptions{N: 1}))
 	child := children[0]
+	reachesAsTold(t, w, child)
 	reaches(t, child, w.URL(world.WWW, "/"))
 	reachesNot(t, w, child, w.URL(world.PyPI, "/simple/"))
 	must[smolvm.Network](t)(child.SetNetwork(t.Context(), smolvm.NetworkChange{Mode: api.NetworkNone}))
@@ -168,12 +185,28 @@ func testPoolNetwork(t *testing.T, w *world.World, c *smolvm.Client) {
 		pools, err := c.Pools(t.Context())
 		return err == nil && len(pools) == 1 && pools[0].Ready == 1
 	})
-	sb := sandbox(t, c, smolvm.Spec{Name: "pooled", Network: worldNetwork(w, world.Git)})
+	n := worldNetwork(w, world.WWW)
+	n.QuotaMiB = 1
+	sb := sandbox(t, c, smolvm.Spec{Name: "pooled", Network: n})
 	if info := must[smolvm.Info](t)(sb.Info(t.Context())); info.Origin != "pool" {
 		t.Errorf("made of %s", info.Origin)
 	}
-	reachesNot(t, w, sb, w.URL(world.WWW, "/"))
-	if got := fetch(t, sb, w.URL(world.Git, "/")); got == "000" || strings.HasPrefix(got, "curl") {
-		t.Errorf("what it may reach: %q", got)
+	reachesNot(t, w, sb, w.URL(world.PyPI, "/simple/"))
+	reaches(t, sb, w.URL(world.WWW, "/"))
+	testQuota(t, w, sb)
+}
+
+// testQuota uses up a quota, which a restart does not give back.
+func testQuota(t *testing.T, w *world.World, sb *smolvm.Sandbox) {
+	if got := fetch(t, sb, w.URL(world.WWW, "/bytes/3000000")); !strings.Contains(got, "curl") {
+		t.Errorf("3 MB of a quota of 1 MiB: %q", got)
 	}
+	reachesNot(t, w, sb, w.URL(world.WWW, "/"))
+	if err := sb.Stop(t.Context(), smolvm.StopOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := sb.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	reachesNot(t, w, sb, w.URL(world.WWW, "/"))
 }

@@ -22,6 +22,8 @@ type Record struct {
 	// the last is written to.
 	Disk   []string `json:"disk"`
 	Origin string   `json:"origin"` // see api.Sandbox
+	// NetworkUsed are the bytes of the network's quota that were used, where there is one.
+	NetworkUsed int64 `json:"network_used,omitempty"`
 	// Head is the step of the history that the sandbox goes on from; nil: none.
 	Head *int `json:"head,omitempty"`
 }

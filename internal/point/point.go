@@ -77,6 +77,10 @@ type Manifest struct {
 	Memory  []string `json:"memory,omitempty"`  // parts: the base, then what differs, oldest first
 	Disk    []string `json:"disk"`              // parts, the lowest first
 
+	// Names are the addresses that its network had told the guest for names, which it
+	// may believe yet: of package netstack, for who continues the memory.
+	Names json.RawMessage `json:"names,omitempty"`
+
 	Step *api.Step `json:"step,omitempty"` // of a history
 
 	Parts map[string]Part `json:"parts"`

@@ -98,6 +98,7 @@ func (s *Supervisor) boot(ctx context.Context) error {
 	if c.Network, err = s.wiring.plug(); err != nil {
 		return err
 	}
+	s.wiring.recall(s.from, s.rec.NetworkUsed)
 	u.Add(s.wiring.unplug)
 	if err := s.openFolders(); err != nil {
 		return err

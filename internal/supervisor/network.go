@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -16,6 +17,7 @@ import (
 	"github.com/smolvm/smolvm/internal/netlog"
 	"github.com/smolvm/smolvm/internal/netstack"
 	"github.com/smolvm/smolvm/internal/network"
+	"github.com/smolvm/smolvm/internal/point"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
@@ -28,7 +30,7 @@ type wiring struct {
 	mu    sync.Mutex
 	wire  net.Conn         // while no network serves it
 	net   *network.Network // nil: no network
-	names []netstack.Pin   // of the network before: what the guest believes of names
+	names []netstack.Pin   // what the guest believes of names that the next machine continues
 	used  int64            // of the quota, by the networks before
 }
 
@@ -72,16 +74,17 @@ func (w *wiring) unplug() {
 	w.mu.Lock()
 	conn, n := w.wire, w.net
 	w.wire, w.net = nil, nil
-	if n != nil {
-		w.names, w.used = n.Names(), n.Stats().Used
-	}
 	w.mu.Unlock()
 	if conn != nil {
 		conn.Close()
 	}
-	if n != nil {
-		n.Close()
+	if n == nil {
+		return
 	}
+	n.Close()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.used = n.Stats().Used // by flows that have all ended
 }
 
 // serve has a network serve the card, if none does.
@@ -98,6 +101,51 @@ func (w *wiring) serve(c network.Config) error {
 	}
 	w.wire, w.net = nil, n
 	return nil
+}
+
+// maxTold bounds what is kept of names with a saved guest: the ones asked for last.
+const maxTold = 512
+
+// told returns what the guest was told about names, for point.Manifest.
+func (w *wiring) told() json.RawMessage {
+	n := w.network()
+	if n == nil {
+		return nil
+	}
+	pins := n.Names()
+	b, err := json.Marshal(pins[max(0, len(pins)-maxTold):])
+	if err != nil || len(pins) == 0 {
+		return nil
+	}
+	return b
+}
+
+// recall has the next network know what the guest believes that it continues, and
+// what was used of its quota before this supervisor.
+func (w *wiring) recall(from *point.Point, used int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.used = max(w.used, used)
+	w.names = nil
+	if from == nil || !from.Full() || from.Names == nil {
+		return
+	}
+	if err := json.Unmarshal(from.Names, &w.names); err != nil {
+		slog.Warn("read the names that a saved guest was told", "err", err) // it asks again
+	}
+}
+
+// keepUsed notes what was used of the quota, for the sandbox's next start.
+func (s *Supervisor) keepUsed() {
+	if s.record().Spec.Network.QuotaMiB == 0 {
+		return
+	}
+	s.wiring.mu.Lock()
+	used := s.wiring.used
+	s.wiring.mu.Unlock()
+	if err := s.change(func(r *control.Record) error { r.NetworkUsed = used; return nil }); err != nil {
+		slog.Error("note what was used of the network's quota", "err", err)
+	}
 }
 
 // network is the network that serves the card; nil: none does.

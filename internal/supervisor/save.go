@@ -182,6 +182,7 @@ func (c *capture) finish() (*point.Manifest, error) {
 	}
 	m.Accel = s.vm.Info().Accel
 	if !c.o.diskOnly {
+		m.Names = s.wiring.told()
 		if err := c.pages.WriteFile(filepath.Join(c.o.parts, c.delta)); err != nil {
 			return nil, err
 		}

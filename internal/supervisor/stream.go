@@ -96,7 +96,7 @@ func (s *Supervisor) openGuest(ctx context.Context, client guest.Stream) (guest.
 	switch op {
 	case guest.OpExec:
 		return s.exec(ctx, req)
-	case guest.OpSetup, guest.OpShutdown, guest.OpQuiesce, guest.OpThaw, guest.OpFolder, guest.OpFolders, guest.OpTrust:
+	case guest.OpSetup, guest.OpShutdown, guest.OpQuiesce, guest.OpThaw, guest.OpFolder, guest.OpFolders, guest.OpTrust, guest.OpNetwork:
 		return nil, api.Errorf(api.Denied, "operation %d is the supervisor's own", op)
 	}
 	return s.session().Open(ctx, op, req)

@@ -272,6 +272,7 @@ func (s *Supervisor) finish(e end) {
 	}
 	s.vm.Kill()
 	s.wiring.unplug()
+	s.keepUsed()
 	s.netlog.close()
 	s.session().Close()
 	s.folders.close()
