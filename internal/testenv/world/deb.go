@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -21,26 +22,28 @@ const (
 
 // AptSource returns a line for sources.list. The repository has no signature:
 // what is tested is how to get there.
-func (w *World) AptSource(base string) string { return "deb [trusted=yes] " + base + " ./\n" }
+func AptSource(base string) string { return "deb [trusted=yes] " + base + " stable main\n" }
 
-// debs serves a flat repository with one package.
+// debs serves a repository with one package.
 func (w *World) debs(t testing.TB) http.Handler {
 	t.Helper()
 	root, repo := filepath.Join(w.dir, "deb"), filepath.Join(w.dir, "apt")
 	control := fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: all\nMaintainer: World <world@%s>\nDescription: a file\n", DebPackage, Version, Zone)
 	write(t, filepath.Join(root, "DEBIAN/control"), control)
 	write(t, filepath.Join(root, DebFile), DebText)
-	name := fmt.Sprintf("%s_%s_all.deb", DebPackage, Version)
-	write(t, filepath.Join(repo, "README"), "packages\n") // makes the folder
-	run(t, exec.Command("dpkg-deb", "--root-owner-group", "-b", root, filepath.Join(repo, name)), os.Environ())
-	deb, err := os.ReadFile(filepath.Join(repo, name))
+	pool := fmt.Sprintf("pool/%s_%s_all.deb", DebPackage, Version)
+	write(t, filepath.Join(repo, pool), "") // makes the folder
+	run(t, exec.Command("dpkg-deb", "--root-owner-group", "-b", root, filepath.Join(repo, pool)), os.Environ())
+	deb, err := os.ReadFile(filepath.Join(repo, pool))
 	if err != nil {
 		t.Fatal(err)
 	}
-	packages := fmt.Sprintf("%sFilename: ./%s\nSize: %d\nSHA256: %x\n\n", control, name, len(deb), sha256.Sum256(deb))
-	write(t, filepath.Join(repo, "Packages"), packages)
-	write(t, filepath.Join(repo, "Release"), fmt.Sprintf("Origin: world\nDate: %s\nSHA256:\n %x %d Packages\n",
-		time.Now().UTC().Format(time.RFC1123), sha256.Sum256([]byte(packages)), len(packages)))
+	packages := fmt.Sprintf("%sFilename: %s\nSize: %d\nSHA256: %x\n\n", control, pool, len(deb), sha256.Sum256(deb))
+	list := "main/binary-" + runtime.GOARCH + "/Packages"
+	write(t, filepath.Join(repo, "dists/stable", list), packages)
+	write(t, filepath.Join(repo, "dists/stable/Release"), fmt.Sprintf(
+		"Origin: world\nSuite: stable\nCodename: stable\nDate: %s\nArchitectures: %s\nComponents: main\nSHA256:\n %x %d %s\n",
+		time.Now().UTC().Format(time.RFC1123), runtime.GOARCH, sha256.Sum256([]byte(packages)), len(packages), list))
 	return http.FileServer(http.Dir(repo))
 }
 
