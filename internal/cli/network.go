@@ -19,7 +19,12 @@ and why.`,
 	cmd.AddCommand(a.newNetworkGroups())
 	cmd.AddCommand(a.newNetworkShow())
 	cmd.AddCommand(a.newNetworkSet())
+	cmd.AddCommand(a.newNetworkHar())
 	cmd.AddCommand(a.newNetworkLog())
 	cmd.AddCommand(a.newNetworkPcap())
+	cmd.AddCommand(a.newNetworkPending())
+	cmd.AddCommand(a.newNetworkApprove())
+	cmd.AddCommand(a.newNetworkDeny())
+	cmd.AddCommand(a.newNetworkExport())
 	return cmd
 }

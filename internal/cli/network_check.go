@@ -94,7 +94,7 @@ func (a *app) networkCheck(o *policyOptions, policy string, words []string) (out
 	if err != nil {
 		return outcome{}, err
 	}
-	p, err := a.readPolicy(policy, now)
+	p, err := a.readPolicyOrMode(policy, now)
 	if err != nil {
 		return outcome{}, err
 	}
@@ -131,14 +131,18 @@ func (o *policyOptions) when(now time.Time) (time.Time, error) {
 	return at, nil
 }
 
-// readPolicy reads a policy from where a word says.
-func (a *app) readPolicy(word string, now time.Time) (*egress.Policy, error) {
+// readPolicyOrMode reads a policy from where a word says.
+func (a *app) readPolicyOrMode(word string, now time.Time) (*egress.Policy, error) {
 	if mode, ok := strings.CutPrefix(word, modePrefix); ok {
 		return egress.Mode(mode)
 	}
-	var in io.Reader = a.In
-	if word != "-" {
-		f, err := os.Open(word)
+	return readPolicyFile(word, a.In, now)
+}
+
+// readPolicyFile reads a policy from a file, or from in if the file is called "-".
+func readPolicyFile(path string, in io.Reader, now time.Time) (*egress.Policy, error) {
+	if path != "-" {
+		f, err := os.Open(path)
 		if err != nil {
 			return nil, api.Errorf(api.Invalid, "read network policy: %w", err)
 		}

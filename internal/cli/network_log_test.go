@@ -208,3 +208,25 @@ func TestNetworkLogRefuses(t *testing.T) {
 		}
 	}
 }
+
+func TestNetworkHar(t *testing.T) {
+	home, _ := recorded(t)
+	r := runCLI(t, home, "", "network", "har", "web")
+	golden(t, filepath.Join("testdata", "network-har.txt"), []byte(r.out))
+	if r.code != 0 || strings.ContainsAny(r.out, "\x1b\a") {
+		t.Errorf("%+v", r)
+	}
+	file := filepath.Join(t.TempDir(), "web.har")
+	if r := runCLI(t, home, "", "network", "har", "web", "-o", file, "--host", "pypi.org"); r.code != 0 || r.out != "" {
+		t.Errorf("%+v", r)
+	}
+	b, err := os.ReadFile(file)
+	var har netlog.HAR
+	if err != nil || json.Unmarshal(b, &har) != nil || len(har.Log.Entries) != 2 {
+		t.Errorf("%s, %v", b, err)
+	}
+	var e struct{ Data netlog.HAR }
+	if r := runCLI(t, home, "", "network", "har", "web", "--json"); json.Unmarshal([]byte(r.out), &e) != nil || e.Data.Log.Version != "1.2" {
+		t.Errorf("%+v", r)
+	}
+}

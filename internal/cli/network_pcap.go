@@ -29,9 +29,9 @@ func (a *app) newNetworkPcap() *cobra.Command {
 		Use:   "pcap SANDBOX",
 		Short: "Capture the packets of a sandbox",
 		Long: `Capture the packets of a sandbox's network card in the pcapng format, from now on,
-until interrupted, until --for is over, or until the sandbox stops. They are what the
-sandbox sent and was sent, also what was then denied. TLS stays as it was on the
-card: network har shows requests where TLS is opened.
+until interrupted, until --for is over, or until the sandbox stops. They are what
+the sandbox sent and was sent, also what was then denied. TLS stays as it was on
+the card: network har shows requests where TLS is opened.
 
 Without --output the capture goes to standard output, for a program that shows it.
 Where packets come faster than they are written some are left out, and the last

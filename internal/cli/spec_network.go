@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"io"
 	"net/netip"
 	"os"
 	"strconv"
@@ -98,20 +97,7 @@ func (f *policyFlags) parse() (mode string, p *api.Policy, err error) {
 
 // readPolicy reads a policy file.
 func readPolicy(path string) (api.Policy, error) {
-	in := os.Stdin
-	if path != "-" {
-		f, err := os.Open(path)
-		if err != nil {
-			return api.Policy{}, api.Errorf(api.Invalid, "read network policy: %w", err)
-		}
-		defer f.Close()
-		in = f
-	}
-	text, err := io.ReadAll(io.LimitReader(in, egress.MaxBytes+1))
-	if err != nil {
-		return api.Policy{}, api.Errorf(api.Invalid, "read network policy: %w", err)
-	}
-	p, err := egress.Parse(text, time.Now())
+	p, err := readPolicyFile(path, os.Stdin, time.Now())
 	if err != nil {
 		return api.Policy{}, err
 	}
