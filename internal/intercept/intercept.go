@@ -25,7 +25,8 @@ type Limits struct {
 	Head      int           // bytes of a head, each way; 64 KiB
 	Streams   int           // requests at once on a connection; 100
 	Conns     int           // connections to servers at once; 16
-	Handshake time.Duration // for TLS on either side; 10s
+	Greet     time.Duration // for TLS with the guest, which may be emulated on a busy host; 60s
+	Handshake time.Duration // for TLS with a server; 15s
 	Idle      time.Duration // a guest's connection without a request; 5m
 }
 
@@ -33,7 +34,8 @@ func (l Limits) withDefaults() Limits {
 	set(&l.Head, 64<<10)
 	set(&l.Streams, 100)
 	set(&l.Conns, 16)
-	set(&l.Handshake, 10*time.Second)
+	set(&l.Greet, time.Minute)
+	set(&l.Handshake, 15*time.Second)
 	set(&l.Idle, 5*time.Minute)
 	return l
 }
@@ -61,7 +63,7 @@ type Interceptor struct {
 // limit is negative.
 func New(cfg Config) (*Interceptor, error) {
 	l := cfg.Limits
-	if l.Head < 0 || l.Streams < 0 || l.Conns < 0 || l.Handshake < 0 || l.Idle < 0 {
+	if l.Head < 0 || l.Streams < 0 || l.Conns < 0 || l.Greet < 0 || l.Handshake < 0 || l.Idle < 0 {
 		return nil, api.Errorf(api.Invalid, "make interceptor: a limit is negative: %+v", l)
 	}
 	cfg.Limits = l.withDefaults()
@@ -118,7 +120,7 @@ func (i *Interceptor) greet(ctx context.Context, guest net.Conn, name string) (*
 	if i.cfg.CA == nil {
 		return nil, api.Errorf(api.Internal, "open TLS to %q: the sandbox has no certificate authority", name)
 	}
-	ctx, cancel := context.WithTimeout(ctx, i.cfg.Handshake)
+	ctx, cancel := context.WithTimeout(ctx, i.cfg.Greet)
 	defer cancel()
 	conn := tls.Server(named{guest, name}, i.greeting)
 	if err := conn.HandshakeContext(ctx); err != nil {

@@ -31,6 +31,13 @@
 //     belong to root and be writable by root alone.
 //
 // What fails of the last six, and of the files, is reported and holds nothing up.
+//
+// # Authorities
+//
+// Trust adds the sandbox's certificate authority to what programs believe in, in
+// the place of the one before: the distribution's bundles, the directory that
+// those are made from, OpenSSL's links by hash, and a store for Java where there is
+// one. /etc/smolvm has the certificate alone.
 package agent
 
 import (
