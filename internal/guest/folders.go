@@ -36,6 +36,11 @@ const (
 	// way. The host answers with states and FolderSaved.
 	FolderSave
 	FolderSaved
+	// FolderFresh says that there may be files on the host under names that had none.
+	FolderFresh
+	// FolderAhead names a directory, a FolderPath, whose files the guest will ask for
+	// one by one if it does not ask for all of them now.
+	FolderAhead
 	// FolderShrink has the guest forget the files that it does not use.
 	FolderShrink
 )
@@ -68,6 +73,11 @@ type FolderHandle struct {
 	ID, Node int64
 	Flags    int // of open(2)
 }
+
+// FolderPath is a FolderAhead's payload: a path below the folder.
+type FolderPath struct{ Path string }
+
+func (m *FolderPath) Wire(c *wire.Coder) { c.String(&m.Path) }
 
 func (m *Folder) Wire(c *wire.Coder) {
 	c.String(&m.Path)

@@ -130,7 +130,7 @@ func (r *request) create() unix.Errno {
 		return err
 	}
 	defer unix.Close(fd)
-	life := r.s.watch.begin(dir)
+	life := r.s.watch.begin(dir, fd)
 	f, err := makeFile(fd, name, mode, unix.O_RDWR)
 	how := unix.O_RDWR
 	if err == unix.EEXIST && flags&unix.O_EXCL == 0 {
@@ -285,13 +285,7 @@ func (r *request) setattr() unix.Errno {
 	if err := r.touch(n, valid, mode, times[:]); err != 0 {
 		return err
 	}
-	life := r.s.watch.beginFile(r.s.nodes, n)
-	a, err := r.s.describe(n)
-	if err != 0 {
-		return err
-	}
-	r.attributes(&a, life.of(&a))
-	return 0
+	return r.attributes(n)
 }
 
 func (r *request) truncate(handle uint64, size int64) unix.Errno {

@@ -78,7 +78,7 @@ func (r *request) makeAt(name string, do func(dir int, name string) unix.Errno) 
 		return err
 	}
 	defer unix.Close(fd)
-	life := r.s.watch.begin(dir)
+	life := r.s.watch.begin(dir, fd)
 	if err := do(fd, name); err != 0 {
 		return err
 	}

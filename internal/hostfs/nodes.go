@@ -28,8 +28,10 @@ type node struct {
 	known   bool   // key is; of a node from before a resume it is found out at its first use
 	lookups uint64 // that the kernel has not forgotten
 	kids    int
-	told    attr // what the guest was told last
-	watch   int32
+	told    attr   // what the guest was told last
+	watch   int32  // of inotify; negative: nothing tells of changes in it
+	seq     uint64 // counts changes in it that were told of
+	asked   asked
 	handles map[uint64]*handle
 }
 
@@ -56,14 +58,32 @@ type nodes struct {
 	kids    map[place]*node
 	handles map[uint64]*handle
 	next    uint64
+	// ours are names that the guest itself has taken away and nothing told of yet.
+	ours    map[place]bool
+	unwatch func(int32) // called with mu held; nil: there is nothing to watch
 }
 
 func newNodes() *nodes {
+	t := &nodes{}
+	t.clear()
+	return t
+}
+
+// clear forgets all but the folder itself.
+func (t *nodes) clear() {
 	root := &node{id: rootID, kind: unix.S_IFDIR, known: true, lookups: 1, watch: -1}
-	return &nodes{
-		byID: map[uint64]*node{rootID: root}, byKey: map[identity]*node{}, kids: map[place]*node{},
-		handles: map[uint64]*handle{}, next: rootID,
-	}
+	t.byID = map[uint64]*node{rootID: root}
+	t.byKey, t.kids = map[identity]*node{}, map[place]*node{}
+	t.handles, t.next = map[uint64]*handle{}, rootID
+	t.ours = map[place]bool{}
+}
+
+// reset closes all open files and forgets everything.
+func (t *nodes) reset() {
+	t.close()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.clear()
 }
 
 func (t *nodes) get(id uint64) (*node, unix.Errno) {
@@ -193,15 +213,26 @@ func (t *nodes) unplace(n *node) {
 func (t *nodes) removed(parent *node, name string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if n := t.kids[place{parent.id, name}]; n != nil {
+	at := place{parent.id, name}
+	t.own(at)
+	if n := t.kids[at]; n != nil {
 		t.unplace(n)
 	}
+}
+
+// own notes that the guest has taken a name away. Called with mu held.
+func (t *nodes) own(at place) {
+	if len(t.ours) >= maxNews {
+		clear(t.ours) // what nothing tells of: it is not watched
+	}
+	t.ours[at] = true
 }
 
 // renamed notes that a file has another place.
 func (t *nodes) renamed(from *node, name string, to *node, as string, exchange bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.own(place{from.id, name})
 	n, other := t.kids[place{from.id, name}], t.kids[place{to.id, as}]
 	if other != nil {
 		t.unplace(other)
@@ -226,16 +257,25 @@ func (t *nodes) forget(id, lookups uint64) {
 	t.drop(n)
 }
 
-// drop lets go of a node that nobody knows and nothing is below. Called with mu held.
+// drop lets go of a node that nobody knows and nothing is below, and then perhaps of
+// the one above. Called with mu held.
 func (t *nodes) drop(n *node) {
-	if n.lookups > 0 || n.kids > 0 || len(n.handles) > 0 || n.id == rootID || t.byID[n.id] != n {
-		return
+	for n != nil && n.lookups == 0 && n.kids == 0 && len(n.handles) == 0 && n.id != rootID && t.byID[n.id] == n {
+		delete(t.byID, n.id)
+		if t.byKey[n.key] == n {
+			delete(t.byKey, n.key)
+		}
+		if n.watch >= 0 && t.unwatch != nil {
+			t.unwatch(n.watch)
+		}
+		p := n.parent
+		if p != nil {
+			delete(t.kids, place{p.id, n.name})
+			n.parent = nil
+			p.kids--
+		}
+		n = p
 	}
-	delete(t.byID, n.id)
-	if t.byKey[n.key] == n {
-		delete(t.byKey, n.key)
-	}
-	t.unplace(n)
 }
 
 func (t *nodes) count() int {

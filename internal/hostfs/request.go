@@ -13,6 +13,8 @@ type request struct {
 	h   header
 	in  reader
 	out writer
+
+	told []told
 }
 
 // serve does what is asked and returns the answer.
@@ -218,14 +220,15 @@ func (r *request) lookup() unix.Errno {
 		return err
 	}
 	defer unix.Close(fd)
-	life := r.s.watch.begin(dir)
+	life := r.s.watch.begin(dir, fd)
 	err = r.found(dir, fd, name, life)
 	if err == unix.ENOENT {
-		// Node 0: there is none, and that may be kept in mind too.
+		// Number 0: there is none, and that may be kept in mind too.
 		r.out.reset()
-		r.entry(0, &attr{}, life.now())
+		r.entry(place{dir.id, name}, nil, &attr{}, life)
 		return 0
 	}
+	r.s.ahead(dir)
 	return err
 }
 
@@ -243,20 +246,49 @@ func (r *request) found(dir *node, fd int, name string, life lifetime) unix.Errn
 	if r.s.nodes.count() > shrinkAt {
 		r.s.shrink()
 	}
-	r.entry(n.id, &a, life.of(&a))
+	r.entry(place{dir.id, name}, n, &a, life)
 	return 0
 }
 
-// entry appends a file with its number.
-func (r *request) entry(id uint64, a *attr, life time.Duration) {
+// entry appends what is at a place, with its number.
+func (r *request) entry(at place, n *node, a *attr, life lifetime) {
+	entry, attrs := life.of(n, a)
+	var id uint64
+	if n != nil {
+		id = n.id
+	}
+	if entry == longLife {
+		r.told = append(r.told, told{at, id, life})
+	}
 	w := &r.out
 	w.u64(id)
 	w.u64(0) // numbers are not given twice
-	w.u64(uint64(life / time.Second))
-	w.u64(uint64(life / time.Second))
-	w.u32(uint32(life % time.Second))
-	w.u32(uint32(life % time.Second))
+	w.u64(uint64(entry / time.Second))
+	w.u64(uint64(attrs / time.Second))
+	w.u32(0)
+	w.u32(0)
 	w.attr(a, r.s.uid, r.s.gid)
+}
+
+// told is what an answer says for long.
+type told struct {
+	at   place
+	id   uint64
+	life lifetime
+}
+
+// recall takes back what has become untrue before it was sent: the guest may have been
+// told of the change before it had what was changed.
+func (r *request) recall() {
+	for _, t := range r.told {
+		if !t.life.outdated() {
+			continue
+		}
+		r.s.reply(invalidEntry(t.at.parent, t.at.name))
+		if t.id != 0 {
+			r.s.reply(invalidInode(t.id))
+		}
+	}
 }
 
 func (r *request) getattr() unix.Errno {
@@ -264,20 +296,22 @@ func (r *request) getattr() unix.Errno {
 	if err != 0 {
 		return err
 	}
-	life := r.s.watch.beginFile(r.s.nodes, n)
+	return r.attributes(n)
+}
+
+// attributes answers with what a file is.
+func (r *request) attributes(n *node) unix.Errno {
+	life := r.s.watch.beginFile(n)
 	a, err := r.s.describe(n)
 	if err != 0 {
 		return err
 	}
-	r.attributes(&a, life.of(&a))
-	return 0
-}
-
-func (r *request) attributes(a *attr, life time.Duration) {
-	r.out.u64(uint64(life / time.Second))
-	r.out.u32(uint32(life % time.Second))
+	_, attrs := life.of(n, &a)
+	r.out.u64(uint64(attrs / time.Second))
 	r.out.u32(0)
-	r.out.attr(a, r.s.uid, r.s.gid)
+	r.out.u32(0)
+	r.out.attr(&a, r.s.uid, r.s.gid)
+	return 0
 }
 
 func (r *request) readlink() unix.Errno {
@@ -358,7 +392,7 @@ func (r *request) readdir(plus bool) unix.Errno {
 		return err
 	}
 	defer unix.Close(fd)
-	life := r.s.watch.begin(dir)
+	life := r.s.watch.begin(dir, fd)
 	d, err := reopen(fd, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != 0 {
 		return err
@@ -366,6 +400,9 @@ func (r *request) readdir(plus bool) unix.Errno {
 	defer unix.Close(d)
 	if _, e := unix.Seek(d, int64(offset), unix.SEEK_SET); e != nil {
 		return errno(e)
+	}
+	if plus && offset == 0 {
+		r.s.nodes.listed(dir)
 	}
 	l := list{r: r, dir: dir, fd: fd, plus: plus, life: life, most: outHeaderLen + int(size)}
 	return l.fill(d)

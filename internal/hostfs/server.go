@@ -51,6 +51,7 @@ type Server struct {
 	gid  uint32
 	done bool
 
+	closing chan struct{}
 	work    sync.WaitGroup // requests under way
 	serving sync.WaitGroup
 }
@@ -62,7 +63,7 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, folderError(c.Folder, err)
 	}
-	s := &Server{c: c, root: &root{fd: fd}, nodes: newNodes(), slots: make(chan struct{}, maxActive)}
+	s := &Server{c: c, root: &root{fd: fd}, nodes: newNodes(), slots: make(chan struct{}, maxActive), closing: make(chan struct{})}
 	if probe, err := s.root.open("."); err != 0 {
 		unix.Close(fd)
 		return nil, api.Errorf(api.Unavailable, "share folder %q: openat2: %w", c.Folder, err)
@@ -77,7 +78,9 @@ func New(c Config) (*Server, error) {
 		unix.Close(fd)
 		return nil, api.Errorf(api.Denied, "share folder %q: it is smolvm's own state", c.Folder)
 	}
-	s.watch = newWatcher(s)
+	if s.watch = newWatcher(s); s.watch != nil {
+		s.nodes.unwatch = s.watch.remove
+	}
 	return s, nil
 }
 
@@ -145,7 +148,8 @@ func (s *Server) serve(st guest.Stream, ready func(error)) error {
 		}
 	}
 	in := inbox{st: st}
-	if err := s.begin(&in); err != nil {
+	resumed, err := s.begin(&in)
+	if err != nil {
 		tell(err)
 		return err
 	}
@@ -158,6 +162,9 @@ func (s *Server) serve(st guest.Stream, ready func(error)) error {
 		switch m.Kind {
 		case guest.KindReply:
 			tell(nil)
+			if resumed {
+				s.work.Go(s.resumed)
+			}
 		case guest.KindData:
 			if err := s.request(m.Payload); err != nil {
 				return err
@@ -171,27 +178,27 @@ func (s *Server) serve(st guest.Stream, ready func(error)) error {
 }
 
 // begin takes the guest's greeting and what it kept.
-func (s *Server) begin(in *inbox) error {
+func (s *Server) begin(in *inbox) (resumed bool, err error) {
 	var b guest.FolderBegun
 	if err := in.event(guest.FolderBegin, &b); err != nil {
-		return err
+		return false, err
 	}
 	s.mu.Lock()
 	s.uid, s.gid = uint32(b.UID), uint32(b.GID)
 	s.mu.Unlock()
 	if b.Parts < 0 || b.Parts > maxNodes/partNodes+1 {
-		return errProtocol
+		return false, errProtocol
 	}
 	var parts []guest.FolderPart
 	for range b.Parts {
 		var p guest.FolderPart
 		if err := in.event(guest.FolderState, &p); err != nil {
-			return err
+			return false, err
 		}
 		parts = append(parts, p)
 	}
 	s.restore(b.Resumed, parts)
-	return nil
+	return b.Resumed, nil
 }
 
 var errProtocol = errors.New("the guest does not keep to the protocol of shared folders")
@@ -213,6 +220,7 @@ func (s *Server) request(m []byte) error {
 		defer func() { <-s.slots }()
 		r := request{s: s, h: h, in: reader{b: body}}
 		s.reply(r.serve())
+		r.recall()
 	})
 	return nil
 }
@@ -260,6 +268,9 @@ func (s *Server) forgets(h header, body []byte) {
 func (s *Server) Close() error {
 	s.mu.Lock()
 	first := !s.done
+	if first {
+		close(s.closing)
+	}
 	s.done = true
 	st := s.st
 	s.mu.Unlock()

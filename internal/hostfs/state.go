@@ -52,9 +52,11 @@ func (s *Server) restore(resumed bool, parts []guest.FolderPart) {
 	if resumed && s.nodes.count() > 1 {
 		return // the guest has come back to the server that it had
 	}
-	s.nodes.close()
-	s.nodes = newNodes()
+	s.watch.reset()
 	t := s.nodes
+	t.reset()
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for _, p := range parts {
 		for _, g := range p.Nodes {
 			t.adopt(g)

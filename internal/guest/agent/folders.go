@@ -56,7 +56,10 @@ type folder struct {
 	a        *Agent
 	uid, gid uint32
 	fuse     *os.File
-	mounts   []mounted // what is to be undone, the last first
+	mounting sync.Mutex // held while mounts is used: their descriptors are given to others later
+	mounts   []mounted  // what is to be undone, the last first
+	waiting  []string   // directories to be read ahead
+	reading  bool
 	pump     pump
 	state    keptState
 
@@ -244,13 +247,85 @@ func (f *folder) finish() error {
 // shrink has the kernel forget all files that are not in use: the layer's first, as
 // they hold those below. Mounting a file system again as it is does that.
 func (f *folder) shrink() {
+	f.mounting.Lock()
+	defer f.mounting.Unlock()
 	for _, m := range slices.Backward(f.mounts) {
-		flags := uintptr(folderFlags | unix.MS_REMOUNT)
-		if !f.Writable && m.path != f.Path {
-			flags |= unix.MS_RDONLY
-		}
-		unix.Mount("", "/proc/self/fd/"+strconv.Itoa(m.root), "", flags, "")
+		f.remount(m)
 	}
+}
+
+// shrinkLayer is shrink for the layer alone, which has no other way to learn that
+// there is a file where there was none.
+func (f *folder) shrinkLayer() {
+	f.mounting.Lock()
+	defer f.mounting.Unlock()
+	if n := len(f.mounts); n > 1 {
+		f.remount(f.mounts[n-1])
+	}
+}
+
+func (f *folder) remount(m mounted) {
+	flags := uintptr(folderFlags | unix.MS_REMOUNT)
+	if !f.Writable && m.path != f.Path {
+		flags |= unix.MS_RDONLY
+	}
+	unix.Mount("", "/proc/self/fd/"+strconv.Itoa(m.root), "", flags, "")
+}
+
+// maxAhead bounds the directories that wait to be read ahead.
+const maxAhead = 64
+
+// ahead reads a directory of the host's, so that the kernel knows its files before
+// they are asked for one by one. One after the other: this is a favour, and takes
+// time from programs.
+func (f *folder) ahead(path string) {
+	f.mounting.Lock()
+	defer f.mounting.Unlock()
+	if len(f.waiting) >= maxAhead || len(f.mounts) == 0 {
+		return
+	}
+	f.waiting = append(f.waiting, path)
+	if !f.reading {
+		f.reading = true
+		f.a.work.Go(f.readAhead)
+	}
+}
+
+func (f *folder) readAhead() {
+	buf := make([]byte, 32<<10)
+	for {
+		path, root := f.nextAhead()
+		if root < 0 {
+			return
+		}
+		how := unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
+		fd, err := unix.Openat2(root, "./"+path, &how)
+		unix.Close(root)
+		if err != nil {
+			continue
+		}
+		for {
+			if n, err := unix.Getdents(fd, buf); n <= 0 || err != nil {
+				break
+			}
+		}
+		unix.Close(fd)
+	}
+}
+
+// nextAhead returns the directory to read next and a descriptor of the folder; -1 at
+// the end.
+func (f *folder) nextAhead() (path string, root int) {
+	f.mounting.Lock()
+	defer f.mounting.Unlock()
+	if len(f.waiting) > 0 && len(f.mounts) > 0 {
+		path, f.waiting = f.waiting[0], f.waiting[1:]
+		if fd, err := unix.FcntlInt(uintptr(f.mounts[0].root), unix.F_DUPFD_CLOEXEC, 0); err == nil {
+			return path, fd
+		}
+	}
+	f.reading, f.waiting = false, nil
+	return "", -1
 }
 
 // unmount takes the folder away, also from those who use it.
@@ -258,6 +333,8 @@ func (f *folder) unmount() {
 	if f.fuse != nil {
 		f.fuse.Close() // whoever waits for an answer gets an error
 	}
+	f.mounting.Lock()
+	defer f.mounting.Unlock()
 	for _, m := range slices.Backward(f.mounts) {
 		closeFD(&m.root)
 		unix.Unmount(m.path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)

@@ -20,8 +20,6 @@ const (
 	// saveTime bounds the wait for requests under way when the guest is saved, and
 	// for the host's answer then.
 	saveTime = 2 * time.Second
-	// maxNotices bounds the host's notices that wait for the kernel.
-	maxNotices = 1024
 )
 
 // The requests that the kernel wants no answer to.
@@ -45,8 +43,7 @@ type pump struct {
 	dead    bool // the folder was unmounted
 	held    bool // no request is taken from the kernel
 	pending map[uint64]bool
-	notices chan []byte
-	lost    bool // a notice was
+	notices []func() // what the host tells, for the kernel
 	saved   chan struct{}
 	readers sync.WaitGroup
 }
@@ -105,11 +102,11 @@ func (p *pump) start(s stream, f *folder) (over <-chan struct{}) {
 	if p.pending == nil {
 		p.pending = map[uint64]bool{}
 	}
-	p.notices = make(chan []byte, maxNotices)
+	p.notices = nil
 	f.fuse.SetReadDeadline(time.Time{})
 	done := make(chan struct{})
 	p.readers.Go(p.fromKernel)
-	p.readers.Go(func() { p.notify(p.notices) })
+	p.readers.Go(p.notify)
 	p.readers.Go(func() {
 		defer close(done)
 		p.fromHost(s)
@@ -226,7 +223,6 @@ func (p *pump) fromHost(s stream) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.end()
-	close(p.notices)
 }
 
 // answer gives an answer to the kernel. A notice takes its own way: it may wait for
@@ -237,7 +233,8 @@ func (p *pump) answer(m []byte) {
 	}
 	unique := binary.LittleEndian.Uint64(m[8:])
 	if unique == 0 {
-		p.notice(append([]byte(nil), m...))
+		m = append([]byte(nil), m...)
+		p.later(func() { p.f.fuse.Write(m) })
 		return
 	}
 	p.f.fuse.Write(m) // an error says that nobody waits for it any more
@@ -249,29 +246,30 @@ func (p *pump) answer(m []byte) {
 	}
 }
 
-func (p *pump) notice(m []byte) {
-	select {
-	case p.notices <- m:
-	default:
-		p.mu.Lock()
-		p.lost = true
-		p.mu.Unlock()
-	}
+// later has what may wait for a program done in its turn.
+func (p *pump) later(do func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.notices = append(p.notices, do)
+	p.changed.Broadcast()
 }
 
-// notify gives the host's notices to the kernel. A nil is the wish to shrink.
-func (p *pump) notify(notices <-chan []byte) {
-	for m := range notices {
-		p.mu.Lock()
-		lost := p.lost
-		p.lost = false
+// notify does what is to be done later until the stream ends.
+func (p *pump) notify() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for !p.ended {
+		if len(p.notices) == 0 {
+			p.changed.Wait()
+			continue
+		}
+		list := p.notices
+		p.notices = nil
 		p.mu.Unlock()
-		if lost || m == nil {
-			p.f.shrink()
+		for _, do := range list {
+			do()
 		}
-		if m != nil {
-			p.f.fuse.Write(m)
-		}
+		p.mu.Lock()
 	}
 }
 
@@ -280,7 +278,14 @@ func (p *pump) event(e []byte) {
 	case guest.FolderState:
 		p.f.state.add(e)
 	case guest.FolderShrink:
-		p.notice(nil)
+		p.later(p.f.shrink)
+	case guest.FolderFresh:
+		p.later(p.f.shrinkLayer)
+	case guest.FolderAhead:
+		var r guest.FolderPath
+		if wire.Unmarshal(e[1:], &r) == nil {
+			p.f.ahead(r.Path)
+		}
 	case guest.FolderSaved:
 		p.mu.Lock()
 		defer p.mu.Unlock()
