@@ -24,6 +24,7 @@ type (
 	Policy       = api.Policy
 	Rule         = api.Rule
 	Secret       = api.Secret
+	SecretStatus = api.SecretStatus
 	Port         = api.Port
 	Mount        = api.Mount
 	PendingFlow  = api.PendingFlow

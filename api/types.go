@@ -99,6 +99,8 @@ type Sandbox struct {
 
 	Ports []Port `json:"ports,omitempty"` // of the host, that lead into it while it runs
 
+	Secrets []Secret `json:"secrets,omitempty"` // without their values
+
 	Mounts []Mount `json:"mounts,omitempty"` // folders of the host in it
 
 	// Known while the sandbox has a VM.

@@ -87,6 +87,9 @@ func (s *Supervisor) takeUp(ctx context.Context) error {
 		st.State = api.StateError
 	}
 	if err == nil {
+		err = s.takeSecrets(&s.rec.Spec) // their names
+	}
+	if err == nil {
 		err = s.checkHost(ctx, s.rec.Spec)
 	}
 	if err == nil {

@@ -31,6 +31,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -40,6 +41,7 @@ import (
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/control"
 	"github.com/smolvm/smolvm/internal/seal"
+	"github.com/smolvm/smolvm/internal/secret"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
@@ -79,6 +81,9 @@ func Main(parts Parts, args []string) int {
 
 	unix.CloseOnExec(birthFD) // nobody else may hold the birth open
 
+	if err := noCoreDump(); err != nil {
+		slog.Warn("forbid core dumps", "err", err)
+	}
 	in := bufio.NewReader(os.Stdin)
 	birth := &birth{w: os.NewFile(birthFD, "birth")}
 	s, err := newSupervisor(parts, in, args)
@@ -139,11 +144,14 @@ func newSupervisor(parts Parts, in *bufio.Reader, args []string) (*Supervisor, e
 	if err != nil {
 		return nil, err
 	}
-	s := &Supervisor{parts: parts, key: key}
+	s := &Supervisor{parts: parts, key: key, secrets: secret.NewVault(key[:])}
 	switch {
 	case len(args) == 1 && (args[0] == "create" || args[0] == "template" || args[0] == "member"):
 		s.create = new(control.Create)
 		if err := readRequest(in, s.create); err != nil {
+			return nil, err
+		}
+		if err := s.takeSecrets(&s.create.Spec); err != nil {
 			return nil, err
 		}
 		switch args[0] {

@@ -166,6 +166,7 @@ func (s *Supervisor) serveNetwork(spec api.Network) error {
 	}
 	return s.wiring.serve(network.Config{
 		Sandbox: s.record().Spec.Name, Spec: spec, Owner: s.flowOwner, Log: log, Changed: s.keepPolicy, CA: s.authority(),
+		Secrets: s.secrets,
 	})
 }
 

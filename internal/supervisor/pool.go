@@ -137,7 +137,9 @@ func (s *Supervisor) take(ctx context.Context, c control.Create, client <-chan s
 	s.member.taken = true
 	os.Remove(s.member.entry)
 	defer s.member.birth.close() // the keeper makes another
-	err = s.swap(ctx, func(ctx context.Context) error { return s.become(ctx, spec, client) })
+	if err = s.takeSecrets(&spec); err == nil {
+		err = s.swap(ctx, func(ctx context.Context) error { return s.become(ctx, spec, client) })
+	}
 	if err != nil {
 		s.spend("its client ended")
 		return api.Errorf(api.ClassOf(err), "take sandbox: %w", err).WithCode(control.CodeSpent)

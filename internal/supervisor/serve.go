@@ -90,6 +90,9 @@ func (s *Supervisor) routes() http.Handler {
 	handle(mux, control.RouteStats, s.stats)
 	handle(mux, control.RouteExpose, s.expose)
 	handle(mux, control.RouteUnexpose, s.unexpose)
+	handle(mux, control.RouteSecrets, s.listSecrets)
+	handle(mux, control.RouteSetSecret, s.setSecret)
+	handle(mux, control.RouteRemoveSecret, s.removeSecret)
 	handle(mux, control.RouteNetwork, s.networkPolicy)
 	handle(mux, control.RouteSetNetwork, func(ctx context.Context, c api.NetworkChange) (n api.Network, err error) {
 		err = s.ifUp(func() error { n, err = s.setNetwork(ctx, c); return err })

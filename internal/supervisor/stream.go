@@ -134,7 +134,7 @@ func (s *Supervisor) completeExec(req wire.Raw) (*guest.Exec, error) {
 	if e.User == "" {
 		e.User = rec.Image.User
 	}
-	e.Env = mergeEnv(rec.Image.Env, s.trust.environment(), pairs(rec.Spec.Env), e.Env)
+	e.Env = mergeEnv(rec.Image.Env, s.trust.environment(), s.secrets.Env(), pairs(rec.Spec.Env), e.Env)
 	return &e, nil
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/smolvm/smolvm/internal/guest"
 	"github.com/smolvm/smolvm/internal/point"
 	"github.com/smolvm/smolvm/internal/seal"
+	"github.com/smolvm/smolvm/internal/secret"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/undo"
 	"github.com/smolvm/smolvm/internal/vmm"
@@ -46,7 +47,8 @@ type Supervisor struct {
 	up      chan struct{}     // closed when the sandbox has come up
 	over    chan struct{}     // closed when the VM has ended and the state says so
 
-	forwards *forward.Set // ports of the host
+	forwards *forward.Set  // ports of the host
+	secrets  *secret.Vault // with values, which nothing else has
 
 	from      *point.Point // what the sandbox continues; nil: it boots
 	copied    bool         // others continue that too, and the guest does not know yet
