@@ -89,3 +89,19 @@ type NetworkHTTP struct {
 	ResponseType string  `json:"response_type,omitempty"` // Content-Type
 	WaitMS       float64 `json:"wait_ms,omitempty"`       // until the answer began
 }
+
+// NetworkStats counts what passed a sandbox's network since its VM started.
+type NetworkStats struct {
+	SentBytes     uint64 `json:"sent_bytes"` // of frames, from the guest
+	ReceivedBytes uint64 `json:"received_bytes"`
+	UsedBytes     int64  `json:"used_bytes"` // of the quota, in the sandbox's whole life
+
+	Questions uint64 `json:"questions"` // for names
+	Allowed   uint64 `json:"allowed"`   // flows
+	Denied    uint64 `json:"denied"`
+	Refused   uint64 `json:"refused"` // beyond a bound
+	Dropped   uint64 `json:"dropped"` // frames that a guest may not send
+
+	Open int `json:"open"` // flows now
+	Held int `json:"held"` // that wait for an answer
+}

@@ -195,6 +195,8 @@ type Stats struct {
 	HostPSSKiB  int64 `json:"host_pss_kib"`  // the same, shared pages divided among their users
 	HostCPUMS   int64 `json:"host_cpu_ms"`   // VMM and supervisor, since start
 	HostDiskKiB int64 `json:"host_disk_kib"` // what the writable layer takes
+
+	Network *NetworkStats `json:"network,omitempty"` // nil: there is none
 }
 
 // EnvChange changes the environment of a sandbox.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -138,15 +139,16 @@ func dnsDetails(n *api.NetworkDNS) []string {
 // whyDetails says which rule decided, and where something was not simply allowed,
 // why.
 func whyDetails(e smolvm.NetworkEntry) []string {
+	failed := e.Kind == api.EventEnd || e.Kind == api.EventHTTP && (e.HTTP == nil || e.HTTP.Status == 0 || e.HTTP.Status == http.StatusBadGateway)
 	switch {
-	case e.Verdict == api.PolicyAllow && e.Rule != "", e.Kind == api.EventAsk && e.Rule != "":
+	case e.Verdict == api.PolicyDeny, failed && e.Reason != "":
+	case e.Verdict != "" && e.Rule != "":
 		return []string{"rule " + e.Rule}
 	case e.Verdict == api.PolicyAllow && e.Code == "default":
 		return []string{"default"}
-	case e.Reason != "":
-		return []string{strings.TrimSuffix(e.Reason, ".")}
-	case e.Code != "":
-		return []string{e.Code}
+	}
+	if why := strings.TrimSuffix(cmp.Or(e.Reason, e.Code), "."); why != "" {
+		return []string{why}
 	}
 	return nil
 }

@@ -45,7 +45,7 @@ var someEntries = []netlog.Entry{
 		Kind: api.EventHTTP, Verdict: api.PolicyDeny, Code: "method", Reason: "POST pypi.org / is not allowed: rule read is not about method POST.", Flow: 1, Host: "pypi.org",
 		HTTP: &api.NetworkHTTP{Method: "POST", Scheme: "https", Host: "pypi.org", Path: "/", Version: "HTTP/1.1", Status: 403},
 	},
-	{Kind: api.EventEnd, Flow: 1, Proto: "tcp", Host: "pypi.org", Address: "151.101.0.223", Port: 443, Sent: 1200, Received: 46000, DurationMS: 4123, Reason: "both sides have ended"},
+	{Kind: api.EventEnd, Verdict: api.PolicyAllow, Rule: "index", Flow: 1, Proto: "tcp", Host: "pypi.org", Address: "151.101.0.223", Port: 443, Sent: 1200, Received: 46000, DurationMS: 4123, Reason: "both sides have ended"},
 	{
 		Kind: api.EventFlow, Verdict: api.PolicyDeny, Code: "denied_address", Flow: 2, Proto: "tcp", Address: "169.254.169.254", Port: 80,
 		Reason:  "169.254.169.254 is a cloud metadata address (169.254.169.254/32), which only a rule with that address in its cidrs opens.",

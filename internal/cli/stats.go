@@ -88,6 +88,7 @@ func measure(ctx context.Context, sb *smolvm.Sandbox) (sandboxStats, error) {
 func (d statsData) print(w io.Writer) {
 	var rows [][]string
 	for _, s := range d.Sandboxes {
+		traffic, flows := networkCells(s.Network)
 		rows = append(rows, []string{
 			s.Name,
 			size((s.MemoryTotalKiB-s.MemoryAvailableKiB)<<10) + " of " + size(s.MemoryTotalKiB<<10),
@@ -98,7 +99,22 @@ func (d statsData) print(w io.Writer) {
 			size(s.HostRSSKiB << 10),
 			size(s.HostDiskKiB << 10),
 			(time.Duration(s.HostCPUMS) * time.Millisecond).Round(100 * time.Millisecond).String(),
+			traffic,
+			flows,
 		})
 	}
-	table(w, "NAME\tMEMORY\tDISK\tLOAD\tPROCESSES\tUP\tHOST MEMORY\tHOST DISK\tHOST CPU", rows)
+	table(w, "NAME\tMEMORY\tDISK\tLOAD\tPROCESSES\tUP\tHOST MEMORY\tHOST DISK\tHOST CPU\tNETWORK\tFLOWS", rows)
+}
+
+// networkCells say what passed the network and what became of flows.
+func networkCells(n *api.NetworkStats) (traffic, flows string) {
+	if n == nil {
+		return "-", "-"
+	}
+	traffic = fmt.Sprintf("%s up, %s down", size(int64(n.SentBytes)), size(int64(n.ReceivedBytes)))
+	flows = fmt.Sprintf("%d open, %d denied", n.Open, n.Denied)
+	if n.Held > 0 {
+		flows += fmt.Sprintf(", %d waiting", n.Held)
+	}
+	return traffic, flows
 }

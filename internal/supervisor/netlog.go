@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"sync"
 
+	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/netlog"
 )
 
@@ -40,4 +41,22 @@ func (r *netRecord) close() {
 	if err := r.w.Close(); err != nil {
 		slog.Error("close network record", "err", err)
 	}
+}
+
+// networkStats counts what passed the network; nil where there is none.
+func (s *Supervisor) networkStats() *api.NetworkStats {
+	n := s.wiring.network()
+	if n == nil {
+		return nil
+	}
+	c := n.Stats()
+	out := &api.NetworkStats{
+		SentBytes: c.BytesIn, ReceivedBytes: c.BytesOut, UsedBytes: c.Used,
+		Questions: c.Questions, Allowed: c.FlowsAllowed, Denied: c.FlowsDenied, Refused: c.FlowsRefused,
+		Open: c.TCPFlows + c.UDPFlows + c.Pings, Held: c.Held,
+	}
+	for _, count := range c.Drops {
+		out.Dropped += count
+	}
+	return out
 }

@@ -30,6 +30,7 @@ func (s *Supervisor) stats(ctx context.Context, _ struct{}) (out api.Stats, err 
 	if err != nil {
 		return api.Stats{}, err
 	}
+	out.Network = s.networkStats()
 	for _, pid := range []int{os.Getpid(), s.vm.Info().PID} {
 		rss, pss, cpu := usage(pid)
 		out.HostRSSKiB += rss
