@@ -35,7 +35,14 @@ const (
 type Question struct {
 	Name string `json:"name"` // lower case, without the last dot
 	Type string `json:"type"` // "A", "AAAA", "TXT", ...
+
+	// Who asks; of what the host itself looks up: nobody.
+	Proto Proto          `json:"proto,omitempty"` // TCP or UDP
+	Src   netip.AddrPort `json:"src,omitzero"`
 }
+
+// subject is a question without who asks.
+func (q Question) subject() Question { return Question{Name: q.Name, Type: q.Type} }
 
 // Flow is one conversation that the guest began.
 type Flow struct {

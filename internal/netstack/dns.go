@@ -60,16 +60,16 @@ func newResolver(n *Network) *resolver {
 	}
 }
 
-// serve answers one message with at most room bytes; nil means that it is not
-// worth an answer.
-func (r *resolver) serve(ctx context.Context, wire []byte, room int) []byte {
+// serve answers one message of who asks, with at most room bytes; nil means that it
+// is not worth an answer.
+func (r *resolver) serve(ctx context.Context, who Question, wire []byte, room int) []byte {
 	query, rcode := parseQuery(wire)
 	if query == nil {
 		return nil
 	}
 	reply := replyTo(query)
 	if rcode == dns.RcodeSuccess {
-		r.answer(ctx, query, reply)
+		r.answer(ctx, who, query, reply)
 	} else {
 		reply.Rcode = rcode
 	}
@@ -145,10 +145,10 @@ func explain(reply *dns.Msg, code uint16, reason string) {
 }
 
 // answer fills in reply, for a query with one question.
-func (r *resolver) answer(ctx context.Context, query, reply *dns.Msg) {
+func (r *resolver) answer(ctx context.Context, who Question, query, reply *dns.Msg) {
 	r.n.count.questions.Add(1)
 	asked := query.Question[0]
-	q := Question{Name: canonical(asked.Name), Type: dns.TypeToString[asked.Qtype]}
+	q := Question{Name: canonical(asked.Name), Type: dns.TypeToString[asked.Qtype], Proto: who.Proto, Src: who.Src}
 	e := Event{Kind: EventQuestion, Question: q}
 	defer func() {
 		e.Result = dns.RcodeToString[reply.Rcode]
@@ -223,7 +223,7 @@ func (r *resolver) lookup(ctx context.Context, q Question) ([]netip.Addr, error)
 func (r *resolver) find(ctx context.Context, q Question) (answers, error) {
 	now := r.n.cfg.Now()
 	r.mu.Lock()
-	c, ok := r.cache.get(q)
+	c, ok := r.cache.get(q.subject())
 	r.mu.Unlock()
 	if ok && now.Before(c.until) {
 		return c.answer.aged(c.until.Sub(now)), c.answer.failed
@@ -240,7 +240,7 @@ func (r *resolver) find(ctx context.Context, q Question) (answers, error) {
 	}
 	if ctx.Err() == nil || a.failed == nil {
 		r.mu.Lock()
-		r.cache.put(q, cached{a, now.Add(a.ttl)})
+		r.cache.put(q.subject(), cached{a, now.Add(a.ttl)})
 		r.mu.Unlock()
 	}
 	return a, a.failed
@@ -293,14 +293,14 @@ func (r *resolver) local(asked dns.Question, q Question) ([]dns.RR, bool) {
 }
 
 // serveStream answers the questions on a TCP connection.
-func (r *resolver) serveStream(ctx context.Context, conn net.Conn) {
+func (r *resolver) serveStream(ctx context.Context, who Question, conn net.Conn) {
 	for range maxStreamQuery {
 		_ = conn.SetDeadline(time.Now().Add(streamIdle + r.n.cfg.Limits.HoldTimeout))
 		wire, err := readStreamQuery(conn)
 		if err != nil {
 			return
 		}
-		reply := r.serve(ctx, wire, dns.MaxMsgSize)
+		reply := r.serve(ctx, who, wire, dns.MaxMsgSize)
 		if reply == nil {
 			return
 		}

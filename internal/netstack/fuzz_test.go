@@ -76,7 +76,7 @@ func FuzzQuestion(f *testing.F) {
 	r := testResolver(f, exampleZone())
 	f.Fuzz(func(t *testing.T, wire []byte) {
 		const room = 1452
-		reply := r.serve(context.Background(), wire, room)
+		reply := r.serve(context.Background(), Question{}, wire, room)
 		if reply == nil {
 			return
 		}
@@ -122,7 +122,7 @@ func FuzzAnswer(f *testing.F) {
 			if err != nil {
 				continue
 			}
-			checkAnswer(t, r.serve(context.Background(), asked, dns.MaxMsgSize), kind)
+			checkAnswer(t, r.serve(context.Background(), Question{}, asked, dns.MaxMsgSize), kind)
 		}
 	})
 }

@@ -207,7 +207,7 @@ func (t *tcpFlow) serveDNS() {
 	}
 	stop := context.AfterFunc(t.ctx, guest.abort)
 	defer stop()
-	t.n.dns.serveStream(t.ctx, guest)
+	t.n.dns.serveStream(t.ctx, Question{Proto: TCP, Src: t.flow.Src}, guest)
 	_ = guest.CloseWrite()
 	guest.finish(t.ctx, streamIdle)
 }

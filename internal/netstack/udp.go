@@ -70,7 +70,7 @@ func (n *Network) answerQuestion(server, guest netip.AddrPort, wire []byte) {
 	if n.meter.up.take(n.ctx, len(wire)) != nil {
 		return
 	}
-	reply := n.dns.serve(n.ctx, wire, n.cfg.MTU-ip6Header-udpHeader)
+	reply := n.dns.serve(n.ctx, Question{Proto: UDP, Src: guest}, wire, n.cfg.MTU-ip6Header-udpHeader)
 	if reply == nil || n.meter.down.take(n.ctx, len(reply)) != nil {
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 
+	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/netstack"
 )
@@ -36,14 +37,39 @@ func (n decider) Question(ctx context.Context, q netstack.Question) netstack.Dec
 	case d.Action == egress.Allow, emptyAnswer(d, q.Type):
 		return netstack.Decision{Verdict: netstack.Allow, Rule: d.RuleID, Reason: d.Why}
 	case d.Action != egress.Ask:
+		n.questioner(q).findOwner(ctx)
 		return netstack.Decision{Rule: d.RuleID, Reason: d.Why}
 	}
-	return n.hold(ctx, nil, req, d, func(v verdict) netstack.Decision {
+	return n.hold(ctx, n.questioner(q), req, d, func(v verdict) netstack.Decision {
 		if !v.allow {
 			return netstack.Decision{Rule: v.rule, Reason: v.reason}
 		}
 		return netstack.Decision{Verdict: netstack.Allow, Rule: v.rule, Reason: v.reason}
 	})
+}
+
+// questioner is the flow by which a question came, for finding its process.
+func (n *Network) questioner(q netstack.Question) *flow {
+	f := &flow{n: n, net: netstack.Flow{Proto: q.Proto, Src: q.Src, Dst: netip.AddrPortFrom(netstack.DefaultGateway4, 53)}}
+	n.flows.mu.Lock()
+	defer n.flows.mu.Unlock()
+	n.flows.asking[q] = f
+	return f
+}
+
+// asker returns the process that asked a question, where it was looked for, and
+// forgets it.
+func (n *Network) asker(q netstack.Question) *api.NetworkProcess {
+	n.flows.mu.Lock()
+	f := n.flows.asking[q]
+	delete(n.flows.asking, q)
+	n.flows.mu.Unlock()
+	if f == nil {
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.process
 }
 
 // emptyAnswer reports whether a question is to be answered with no records rather

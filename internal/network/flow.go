@@ -17,10 +17,12 @@ type flow struct {
 	net netstack.Flow
 
 	mu       sync.Mutex
-	req      egress.Request          // what is known of it
-	extra    []egress.Rule           // answers that hold for it alone
-	process  *api.NetworkProcess     // nil: not known
-	asked    bool                    // the guest was asked for it
+	req      egress.Request      // what is known of it
+	extra    []egress.Rule       // answers that hold for it alone
+	process  *api.NetworkProcess // nil: not known
+	asked    bool                // the guest was asked for it
+	holding  bool                // it is being asked, and entries wait in held
+	held     []api.NetworkEntry
 	recorded bool                    // its decision is in the record
 	denied   bool                    // and that was no
 	cancel   context.CancelCauseFunc // ends it while it is served; nil: it cannot be ended
@@ -28,8 +30,9 @@ type flow struct {
 
 // flows are those under way. What is in them ends with an event of the stack.
 type flows struct {
-	mu   sync.Mutex
-	byID map[uint64]*flow
+	mu     sync.Mutex
+	byID   map[uint64]*flow
+	asking map[netstack.Question]*flow // DNS questions whose process matters
 }
 
 func (n *Network) track(nf netstack.Flow) *flow {

@@ -5,12 +5,14 @@ import (
 	"crypto/x509"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/netstack"
 	"github.com/smolvm/smolvm/internal/netstack/netstacktest"
 	"github.com/smolvm/smolvm/internal/testenv/world"
 )
@@ -121,3 +123,7 @@ func (s *sandbox) dial(t *testing.T, network, address string) (net.Conn, error) 
 }
 
 func itoa(n int) string { return strconv.Itoa(n) }
+
+func guestPort(port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(netstack.DefaultGuest4.Addr(), port)
+}

@@ -49,7 +49,7 @@ func Start(conn net.Conn, cfg Config) (*Network, error) {
 		return nil, err
 	}
 	n.policy.Store(policy)
-	n.flows.byID = map[uint64]*flow{}
+	n.flows.byID, n.flows.asking = map[uint64]*flow{}, map[netstack.Question]*flow{}
 	n.owners = newOwners(cfg.Owner)
 	n.asks = newAsks(n)
 	n.record(api.NetworkEntry{Kind: api.EventStart})

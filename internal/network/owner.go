@@ -2,19 +2,22 @@ package network
 
 import (
 	"context"
+	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/netstack"
 )
 
 const (
 	// ownerTime bounds one look-up: a denial waits for it.
 	ownerTime = 500 * time.Millisecond
-	// Look-ups cost the guest time. A guest that is denied in a loop gets a few.
+	// Look-ups cost the guest time. What is denied or asked about is worth more of it
+	// than what is allowed.
 	ownersAtOnce = 4
-	ownersEvery  = 200 * time.Millisecond
-	ownersBurst  = 20
+	ownerHolds   = 2 * time.Second // for the same port: a resolver asks twice
+	maxOwners    = 64
 )
 
 // owners looks processes up, within bounds.
@@ -22,48 +25,91 @@ type owners struct {
 	find Owner
 	busy chan struct{}
 
-	mu     sync.Mutex
-	tokens float64
-	last   time.Time
+	mu            sync.Mutex
+	denied, other bucket
+	known         map[ownerKey]ownerFound
 
 	ctx    context.Context // ends with close
 	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+type ownerKey struct {
+	proto netstack.Proto
+	src   netip.AddrPort
+	port  uint16 // where it leads
+}
+
+type ownerFound struct {
+	process *api.NetworkProcess
+	until   time.Time
+}
+
+// bucket gives a token every so often, and saves some.
+type bucket struct {
+	every  time.Duration
+	burst  float64
+	tokens float64
+	last   time.Time
+}
+
+func (b *bucket) take(now time.Time) bool {
+	b.tokens = min(b.burst, b.tokens+float64(now.Sub(b.last))/float64(b.every))
+	b.last = now
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
 }
 
 func newOwners(find Owner) *owners {
-	o := &owners{find: find, busy: make(chan struct{}, ownersAtOnce), tokens: ownersBurst, last: time.Now()}
+	now := time.Now()
+	o := &owners{
+		find: find, busy: make(chan struct{}, ownersAtOnce), known: map[ownerKey]ownerFound{},
+		denied: bucket{every: 200 * time.Millisecond, burst: 20, tokens: 20, last: now},
+		other:  bucket{every: 500 * time.Millisecond, burst: 10, tokens: 10, last: now},
+	}
 	o.ctx, o.cancel = context.WithCancel(context.Background())
 	return o
 }
 
-func (o *owners) close() { o.cancel() }
-
-// may takes a token, if there is one.
-func (o *owners) may() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	now := time.Now()
-	o.tokens = min(ownersBurst, o.tokens+float64(now.Sub(o.last))/float64(ownersEvery))
-	o.last = now
-	if o.tokens < 1 {
-		return false
-	}
-	o.tokens--
-	return true
+// close ends what is under way, and waits for it.
+func (o *owners) close() {
+	o.cancel()
+	o.wg.Wait()
 }
 
-// findOwner returns the process that began the flow, or nil where it is not
-// known. It asks the guest once.
-func (f *flow) findOwner(ctx context.Context) *api.NetworkProcess {
-	o := f.n.owners
-	f.mu.Lock()
-	known := f.process
-	asked := f.asked
-	f.asked = true
-	f.mu.Unlock()
-	if known != nil || asked || o.find == nil || !o.may() {
-		return known
+// look returns the process of a flow, or nil where it is not known. Where b has no
+// token the guest is not asked.
+func (o *owners) look(ctx context.Context, f netstack.Flow, b *bucket) *api.NetworkProcess {
+	if o.find == nil {
+		return nil
 	}
+	key := ownerKey{f.Proto, f.Src, f.Dst.Port()}
+	o.mu.Lock()
+	now := time.Now()
+	old, ok := o.known[key]
+	if ok && now.Before(old.until) {
+		o.mu.Unlock()
+		return old.process
+	}
+	may := b.take(now)
+	o.mu.Unlock()
+	if !may {
+		return nil
+	}
+	p := o.ask(ctx, f)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.known) >= maxOwners {
+		clear(o.known)
+	}
+	o.known[key] = ownerFound{p, now.Add(ownerHolds)}
+	return p
+}
+
+func (o *owners) ask(ctx context.Context, f netstack.Flow) *api.NetworkProcess {
 	ctx, cancel := context.WithTimeout(ctx, ownerTime)
 	defer cancel()
 	defer context.AfterFunc(o.ctx, cancel)()
@@ -73,12 +119,60 @@ func (f *flow) findOwner(ctx context.Context) *api.NetworkProcess {
 		return nil
 	}
 	defer func() { <-o.busy }()
-	p, err := o.find(ctx, f.net)
+	p, err := o.find(ctx, f)
 	if err != nil {
 		return nil // gone meanwhile, or the guest has no time
 	}
+	return &p
+}
+
+// findOwner returns the process that began the flow, or nil where it is not
+// known. It is for what is denied or asked about.
+func (f *flow) findOwner(ctx context.Context) *api.NetworkProcess {
+	f.mu.Lock()
+	p, asked := f.process, f.asked
+	f.asked = true
+	f.mu.Unlock()
+	if p != nil || asked {
+		return p
+	}
+	p = f.n.owners.look(ctx, f.net, &f.n.owners.denied)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.process = &p
-	return f.process
+	f.process = p
+	return p
+}
+
+// findOwnerMeanwhile finds the process of a flow that goes on, and holds its
+// entries in the record back until then.
+func (f *flow) findOwnerMeanwhile() {
+	o := f.n.owners
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.asked || o.find == nil || o.ctx.Err() != nil {
+		return
+	}
+	f.asked, f.holding = true, true
+	o.wg.Go(func() {
+		p := o.look(o.ctx, f.net, &o.other)
+		f.mu.Lock()
+		held := f.held
+		f.process, f.held, f.holding = p, nil, false
+		for i := range held {
+			held[i].Process = p
+			f.n.record(held[i])
+		}
+		f.mu.Unlock()
+	})
+}
+
+// write records an entry of the flow, after those before it.
+func (f *flow) write(e api.NetworkEntry) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.holding {
+		f.held = append(f.held, e)
+		return
+	}
+	f.n.record(e)
 }

@@ -52,7 +52,7 @@ func (n *Network) recordQuestion(e netstack.Event) {
 	}
 	n.record(api.NetworkEntry{
 		Kind: api.EventDNS, Verdict: verdict, Rule: e.Rule, Code: n.codeOf(e.Question, verdict, e.Rule), Reason: e.Reason,
-		Proto: egress.DNS, Host: e.Question.Name,
+		Proto: egress.DNS, Host: e.Question.Name, Process: n.asker(e.Question),
 		DNS: &api.NetworkDNS{Type: e.Question.Type, Result: e.Result, Addresses: texts(e.Addresses), Removed: texts(e.Removed)},
 	})
 }
@@ -135,6 +135,9 @@ func (f *flow) settled(d egress.Decision) {
 	if again {
 		return
 	}
+	if d.Action != egress.Deny {
+		f.findOwnerMeanwhile()
+	}
 	e := f.entry(api.EventFlow)
 	e.Verdict, e.Rule, e.Code, e.Reason = d.Action, d.RuleID, string(d.Code), d.Why
 	f.write(e)
@@ -151,8 +154,6 @@ func (f *flow) wasDenied() bool {
 	defer f.mu.Unlock()
 	return f.denied
 }
-
-func (f *flow) write(e api.NetworkEntry) { f.n.record(e) }
 
 // observe records an HTTP request.
 func (f *flow) observe(x *intercept.Exchange) {
