@@ -88,6 +88,9 @@ func (f *flow) decideHTTP(ctx context.Context, r *intercept.Request) intercept.A
 	a := f.n.answer(f.settle(ctx, req))
 	a.Name = nameOf(req)
 	a.Opaque = a.Allow && whole.Action == egress.Allow
+	if !a.Allow {
+		f.findOwner(ctx) // while the client still waits: then it may be gone
+	}
 	return a
 }
 
