@@ -153,7 +153,7 @@ func (a *app) addCommands(root *cobra.Command) {
 		a.newRestart(), a.newPause(), a.newResume(), a.newRename(), a.newRemove(), a.newWait())
 	add(groupInside, a.newExec(), a.newShell(), a.newCopy(), a.newEnv(), a.newLogs(), a.newPs(),
 		a.newAttach(), a.newKill(), a.newStats())
-	add(groupNetwork, a.newNetwork(), a.newPort())
+	add(groupNetwork, a.newNetwork(), a.newPort(), a.newSecret())
 	add(groupSaved, a.newHibernate(), a.newSnapshot(), a.newFork(), a.newCheckpoint(), a.newHistory(), a.newRewind(),
 		a.newDiff(), a.newTemplate(), a.newPool())
 	add(groupImages, a.newImage())

@@ -60,6 +60,7 @@ func printInfo(w io.Writer, s smolvm.Info) {
 		{"checkpoints", s.Checkpoint},
 		{"made of", s.Origin},
 		{"ports", shownPorts(s.Ports)},
+		{"secrets", shownSecrets(s.Secrets)},
 		{"start took", timings(s.Timings)},
 		{"pids", pids(s)},
 	})

@@ -23,6 +23,7 @@ type specFlags struct {
 	mount               mountFlags
 	network             networkFlags
 	port                portFlags
+	secret              secretFlags
 
 	given *pflag.FlagSet // tells what was said from what is a default
 }
@@ -50,6 +51,7 @@ func (f *specFlags) register(a *app, cmd *cobra.Command) {
 	f.mount.register(cmd)
 	f.network.register(cmd)
 	f.port.register(cmd)
+	f.secret.register(a, cmd)
 }
 
 // registerSaved registers the flags about what is continued and what is saved.
@@ -90,6 +92,9 @@ func (f *specFlags) spec() (smolvm.Spec, error) {
 		FromSnapshot: f.snapshot, NoTemplate: f.noTemplate, Checkpoint: f.checkpoint, IdleAction: f.idleAction,
 	}
 	if s.Mounts, err = f.mount.parse(); err != nil {
+		return smolvm.Spec{}, err
+	}
+	if s.Secrets, err = f.secret.parse(); err != nil {
 		return smolvm.Spec{}, err
 	}
 	if s.Ports, err = f.port.parse(); err != nil {
