@@ -28,6 +28,7 @@ const (
 // card is the stack's end of the wire: a stack.LinkEndpoint over a stream.
 type card struct {
 	conn     net.Conn
+	quick    *quick // conn, or nil
 	mtu      int
 	mac      tcpip.LinkAddress
 	guestMAC tcpip.LinkAddress
@@ -37,17 +38,22 @@ type card struct {
 	mu         sync.Mutex
 	dispatcher stack.NetworkDispatcher
 	queue      []byte // frames with their lengths, to be written
+	writing    bool   // writeLoop has frames, which go before what comes now
 	closed     bool
 	filled     chan struct{} // has room for one: there is something in queue
+	acks       heldAcks
 }
 
 func newCard(conn net.Conn, cfg Config, count *counters, tap *tapHolder) *card {
-	return &card{
+	c := &card{
 		conn: conn, mtu: cfg.MTU, count: count, tap: tap,
 		mac:      tcpip.LinkAddress(cfg.GatewayMAC[:]),
 		guestMAC: tcpip.LinkAddress(cfg.GuestMAC[:]),
 		filled:   make(chan struct{}, 1),
 	}
+	c.quick = newQuick(conn)
+	c.acks.init(c)
+	return c
 }
 
 // send queues one frame: an Ethernet header in front of the parts.
@@ -61,25 +67,50 @@ func (c *card) send(ethertype uint16, parts ...[]byte) {
 	copy(head[lengthSize:], c.guestMAC)
 	copy(head[lengthSize+6:], c.mac)
 	binary.BigEndian.PutUint16(head[lengthSize+12:], ethertype)
-	c.enqueue(size, head[:], parts)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.put(append([][]byte{head[:]}, parts...))
 }
 
-func (c *card) enqueue(size int, head []byte, parts [][]byte) {
-	c.mu.Lock()
-	if c.closed || len(c.queue)+lengthSize+size > queueBytes {
-		c.mu.Unlock()
+// put sends a frame with its length, in parts, or queues it. With c.mu held.
+func (c *card) put(parts [][]byte) {
+	size := 0
+	for _, p := range parts {
+		size += len(p)
+	}
+	if c.closed || len(c.queue)+size > queueBytes {
 		c.count.queueDrops.Add(1)
 		return
 	}
-	start := len(c.queue)
-	c.queue = append(c.queue, head...)
-	for _, p := range parts {
-		c.queue = append(c.queue, p...)
-	}
-	c.tap.frame(false, c.queue[start+lengthSize:])
-	c.mu.Unlock()
+	c.tap.parts(parts)
 	c.count.framesOut.Add(1)
-	c.count.bytesOut.Add(uint64(size))
+	c.count.bytesOut.Add(uint64(size - lengthSize))
+	c.queueRest(parts, c.tryWrite(parts))
+}
+
+// tryWrite writes a frame if nothing waits and the other end takes it now, as it
+// mostly does: that saves a goroutine's turn. It returns how many bytes went.
+func (c *card) tryWrite(parts [][]byte) int {
+	if c.quick == nil || c.writing || len(c.queue) > 0 {
+		return 0
+	}
+	return c.quick.try(parts)
+}
+
+// queueRest queues a frame without its first bytes.
+func (c *card) queueRest(parts [][]byte, gone int) {
+	rest := false
+	for _, p := range parts {
+		skip := min(gone, len(p))
+		gone -= skip
+		if skip < len(p) {
+			c.queue = append(c.queue, p[skip:]...)
+			rest = true
+		}
+	}
+	if !rest {
+		return
+	}
 	select {
 	case c.filled <- struct{}{}:
 	default:
@@ -98,8 +129,13 @@ func (c *card) writeLoop(done <-chan struct{}) error {
 		}
 		c.mu.Lock()
 		out, c.queue = c.queue, out[:0]
+		c.writing = true
 		c.mu.Unlock()
-		if _, err := c.conn.Write(out); err != nil {
+		_, err := c.conn.Write(out)
+		c.mu.Lock()
+		c.writing = false
+		c.mu.Unlock()
+		if err != nil {
 			return unlessEnded(err)
 		}
 		if cap(out) > keptBuffer {
@@ -111,7 +147,11 @@ func (c *card) writeLoop(done <-chan struct{}) error {
 // readLoop hands each frame to receive until the stream ends. The frame is only
 // valid during the call.
 func (c *card) readLoop(receive func(frame []byte), oversized func()) error {
-	r := bufio.NewReaderSize(c.conn, readBuffer)
+	var from io.Reader = c.conn
+	if c.quick != nil {
+		from = c.quick
+	}
+	r := bufio.NewReaderSize(from, readBuffer)
 	buf := make([]byte, etherSize+c.mtu)
 	for {
 		frame, length, err := readFrame(r, buf)
@@ -166,11 +206,15 @@ func (c *card) deliver(ethertype uint16, frame []byte) {
 // WritePackets queues packets of the stack; never blocks, for the stack calls it
 // with its locks held.
 func (c *card) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, pkt := range pkts.AsSlice() {
-		size := pkt.Size()
 		var head [lengthSize]byte
-		binary.BigEndian.PutUint32(head[:], uint32(size))
-		c.enqueue(size, head[:], pkt.AsSlices())
+		binary.BigEndian.PutUint32(head[:], uint32(pkt.Size()))
+		parts := append([][]byte{head[:]}, pkt.AsSlices()...)
+		if !c.acks.hold(pkt, parts) {
+			c.put(parts)
+		}
 	}
 	return pkts.Len(), nil
 }
@@ -204,6 +248,7 @@ func (c *card) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed, c.queue = true, nil
+	c.acks.stop()
 }
 
 func (c *card) MTU() uint32                             { return uint32(c.mtu) }

@@ -35,12 +35,13 @@ func Relay(ctx context.Context, guest, host net.Conn) error {
 		})
 	}
 	stop := context.AfterFunc(ctx, func() { fail(context.Cause(ctx)) })
+	g, h := newHalves(guest), newHalves(host)
 	up := make(chan struct{})
 	go func() {
 		defer close(up)
-		copyHalf(halves{host}, halves{guest}, fail)
+		copyHalf(h, g, fail)
 	}()
-	copyHalf(halves{guest}, halves{host}, fail)
+	copyHalf(g, h, fail)
 	<-up
 	stop()
 	once.Do(func() {}) // whatever fails now is late, and first may be read
@@ -48,7 +49,7 @@ func Relay(ctx context.Context, guest, host net.Conn) error {
 	return first
 }
 
-func copyHalf(to, from halves, fail func(error)) {
+func copyHalf(to, from *halves, fail func(error)) {
 	err := copyAll(to, from)
 	if err == nil {
 		err = to.CloseWrite()
@@ -93,9 +94,28 @@ func copyWith(to io.Writer, from io.Reader, buf []byte, untilFull bool) (full bo
 
 // halves closes one direction of a connection. One that cannot is left open
 // until the other direction ends too.
-type halves struct{ net.Conn }
+type halves struct {
+	net.Conn
+	quick *quick // the same, or nil
+}
 
-func (h halves) CloseWrite() error {
+func newHalves(c net.Conn) *halves { return &halves{c, newQuick(c)} }
+
+func (h *halves) Read(b []byte) (int, error) {
+	if h.quick != nil {
+		return h.quick.Read(b)
+	}
+	return h.Conn.Read(b)
+}
+
+func (h *halves) Write(b []byte) (int, error) {
+	if h.quick != nil {
+		return h.quick.Write(b)
+	}
+	return h.Conn.Write(b)
+}
+
+func (h *halves) CloseWrite() error {
 	if c, ok := h.Conn.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
 	}

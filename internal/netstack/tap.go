@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"bytes"
 	"encoding/binary"
 	"io"
 	"sync"
@@ -21,6 +22,13 @@ type tapHolder struct{ p atomic.Pointer[Tap] }
 func (h *tapHolder) frame(fromGuest bool, frame []byte) {
 	if t := h.p.Load(); t != nil {
 		(*t).Frame(fromGuest, frame)
+	}
+}
+
+// parts is frame for a frame to the guest with its length, in parts.
+func (h *tapHolder) parts(parts [][]byte) {
+	if h.p.Load() != nil {
+		h.frame(false, bytes.Join(parts, nil)[lengthSize:])
 	}
 }
 
