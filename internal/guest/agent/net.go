@@ -60,7 +60,10 @@ func (a *Agent) nameServer(addr string) error {
 	if unix.Lstat(a.root+path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK {
 		unix.Unlink(a.root + path)
 	}
-	return a.rewrite(path, always("nameserver "+addr+"\n"))
+	// A name may wait for a person's answer, for a minute unless told otherwise, and
+	// resolvers give up after ten seconds. 30 is the most that the C library takes. The
+	// server is on this wire, so an answer is never slow for another reason.
+	return a.rewrite(path, always("nameserver "+addr+"\noptions timeout:30 attempts:2\n"))
 }
 
 // cardBatch returns the requests that make the card what n says.
