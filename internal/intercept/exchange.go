@@ -4,9 +4,13 @@ import (
 	"bufio"
 	"context"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // exchange is one request under way, and what its response is written to.
@@ -19,6 +23,13 @@ type exchange struct {
 	up, down atomic.Int64
 	passed   atomic.Bool
 	hijacked bool
+
+	// head is held while a head is written: informational ones come from the goroutine
+	// that reads the server, and the wish for the body from the one that sends it.
+	head    sync.Mutex
+	header  http.Header
+	expects bool // the guest waits for 100 before it sends the body
+	final   bool // the response's head is written
 }
 
 type exchangeKey struct{}
@@ -26,7 +37,7 @@ type exchangeKey struct{}
 func exchangeOf(ctx context.Context) *exchange { return ctx.Value(exchangeKey{}).(*exchange) }
 
 func (s *server) begin(w http.ResponseWriter, r *http.Request) *exchange {
-	x := &exchange{s: s, w: w, r: r}
+	x := &exchange{s: s, w: w, r: r, header: http.Header{}}
 	x.Began = s.i.cfg.Now()
 	scheme := "http"
 	if s.f.TLS {
@@ -36,6 +47,7 @@ func (s *server) begin(w http.ResponseWriter, r *http.Request) *exchange {
 		Method: r.Method, Scheme: scheme, Host: r.Host, Proto: r.Proto,
 		Upgrade: upgradeOf(r.Header), Length: r.ContentLength, Header: r.Header,
 	}
+	x.expects = r.ProtoMajor == 1 && r.ContentLength != 0 && httpguts.HeaderValuesContainsToken(r.Header["Expect"], "100-continue")
 	return x
 }
 
@@ -51,15 +63,43 @@ func (x *exchange) finish() {
 	}
 }
 
-// Header is of http.ResponseWriter.
-func (x *exchange) Header() http.Header { return x.w.Header() }
+// Header is of http.ResponseWriter. Before the head is written it is a map of our
+// own, so that wantBody meets nobody in that of net/http; then it is for trailers.
+func (x *exchange) Header() http.Header {
+	if x.final {
+		return x.w.Header()
+	}
+	return x.header
+}
 
 // WriteHeader is of http.ResponseWriter.
 func (x *exchange) WriteHeader(status int) {
-	if status >= 200 {
-		x.Status = status
-	}
+	x.head.Lock()
+	defer x.head.Unlock()
+	h := x.w.Header()
+	maps.Copy(h, x.header)
 	x.w.WriteHeader(status)
+	if status < 200 {
+		clear(h)
+	}
+	switch {
+	case status == http.StatusContinue:
+		x.expects = false
+	case status >= 200:
+		x.Status, x.final = status, true
+		_, _ = x.w.Write(nil) // net/http sends no 100 any more from here on
+	}
+}
+
+// wantBody tells a guest that waits for it to send the body. net/http does it too,
+// but not beside other informational responses.
+func (x *exchange) wantBody() {
+	x.head.Lock()
+	defer x.head.Unlock()
+	if x.expects && !x.final {
+		x.w.WriteHeader(http.StatusContinue)
+	}
+	x.expects = false
 }
 
 // Write is of http.ResponseWriter.
@@ -89,11 +129,12 @@ func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // countedBody is a request's body.
 type countedBody struct {
 	io.ReadCloser
-	up *atomic.Int64
+	x *exchange
 }
 
 func (b *countedBody) Read(p []byte) (int, error) {
+	b.x.wantBody()
 	n, err := b.ReadCloser.Read(p)
-	b.up.Add(int64(n))
+	b.x.up.Add(int64(n))
 	return n, err
 }

@@ -2,9 +2,13 @@ package intercept
 
 import (
 	"bufio"
+	"context"
+	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -45,6 +49,70 @@ func FuzzTarget(f *testing.F) {
 		if want := r.Method + " " + path + " HTTP/1.1"; line != want {
 			t.Fatalf("sent %q, want %q", line, want)
 		}
+	})
+}
+
+// FuzzRequests sends bytes as a guest and asks that a server gets no request that
+// was not allowed: where our reader and the server's part, one is smuggled.
+func FuzzRequests(f *testing.F) {
+	for _, s := range []string{
+		"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /x HTTP/1.1\r\nHost: a\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbodyGET /x HTTP/1.1\r\nHost: a\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\nTrailer: X\r\n\r\n3;a=b\r\nGET\r\n0\r\nX: y\r\n\r\n",
+		"GET http://b/x HTTP/1.0\r\nConnection: keep-alive, X-A\r\nX-A: \r\n\tb\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\nExpect: 100-continue\r\n\r\n",
+	} {
+		f.Add([]byte(s))
+	}
+	in, err := New(Config{})
+	must(f, err)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var mu sync.Mutex
+		allowed := map[string]int{}
+		var servers sync.WaitGroup
+		key := func(method, host, path string) string { return method + " " + host + " " + path }
+		dial := func(context.Context, string) (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			servers.Go(func() {
+				defer theirs.Close()
+				_ = theirs.SetDeadline(time.Now().Add(patience))
+				for buf := bufio.NewReader(theirs); ; {
+					r, err := http.ReadRequest(buf)
+					if err != nil {
+						return
+					}
+					_, _ = io.Copy(io.Discard, r.Body)
+					mu.Lock()
+					k := key(r.Method, r.Host, r.RequestURI)
+					if allowed[k]--; allowed[k] < 0 {
+						t.Errorf("the server got %q, which was not allowed so often", k)
+					}
+					mu.Unlock()
+					if _, err := io.WriteString(theirs, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"); err != nil {
+						return
+					}
+				}
+			})
+			return ours, nil
+		}
+		guest, ours := net.Pipe()
+		go func() {
+			_, _ = guest.Write(append(b, "\r\n\r\n"...))
+			_, _ = guest.Write([]byte("GET /end HTTP/1.1\r\nHost: end\r\nConnection: close\r\n\r\n"))
+		}()
+		go func() { _, _ = io.Copy(io.Discard, guest); guest.Close() }()
+		_ = guest.SetDeadline(time.Now().Add(200 * time.Millisecond)) // bytes that ask for more
+		_ = in.Serve(context.Background(), ours, Flow{Name: "a", Port: 80, Dial: dial, Decide: func(_ context.Context, r *Request) Answer {
+			mu.Lock()
+			defer mu.Unlock()
+			host := r.Host
+			if host == "" {
+				host = "a:80" // what is dialled, of HTTP/1.0
+			}
+			allowed[key(r.Method, host, r.Path)]++
+			return Answer{Allow: true}
+		}})
+		servers.Wait()
 	})
 }
 

@@ -31,7 +31,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// for a request of HTTP/1.
 		_ = http.NewResponseController(w).EnableFullDuplex()
 	}
-	r.Body = &countedBody{r.Body, &x.up}
+	r.Body = &countedBody{r.Body, x}
 	s.proxy.ServeHTTP(x, r)
 }
 

@@ -61,8 +61,12 @@ func (s *server) verify(ctx context.Context, conn net.Conn) (net.Conn, error) {
 // ask sends a CONNECT and reads the head of what comes back.
 func (x *exchange) ask(r *http.Request, up net.Conn, in *bufio.Reader) (*http.Response, error) {
 	defer context.AfterFunc(r.Context(), func() { up.Close() })()
+	o := &Outgoing{Method: r.Method, Scheme: x.Request.Scheme, Name: x.name, Host: r.Host, Header: r.Header.Clone()}
+	if err := x.rewrite(r.Context(), o); err != nil {
+		return nil, err
+	}
 	x.passed.Store(true)
-	h := r.Header.Clone()
+	h := o.Header
 	if _, ok := h["User-Agent"]; !ok {
 		h["User-Agent"] = []string{""} // else net/http names itself
 	}

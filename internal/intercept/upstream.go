@@ -1,6 +1,7 @@
 package intercept
 
 import (
+	"context"
 	"crypto/tls"
 	"net"
 	"net/http"
@@ -84,15 +85,23 @@ func (x *exchange) address(r *http.Request) error {
 		Method: r.Method, Scheme: x.Request.Scheme, Name: x.name, Host: r.Host,
 		Path: x.Request.Path, Header: r.Header, Body: r.Body, Length: r.ContentLength,
 	}
-	if f := x.s.f.Rewrite; f != nil {
-		err := f(r.Context(), out)
-		x.Secrets = out.Secrets
-		if err != nil {
-			return api.Errorf(api.Denied, "prepare the request: %w", err)
-		}
+	if err := x.rewrite(r.Context(), out); err != nil {
+		return err
 	}
 	r.Header, r.Body, r.ContentLength = out.Header, out.Body, out.Length
 	r.URL.Scheme = x.Request.Scheme
 	r.URL.Host = net.JoinHostPort(x.name, strconv.Itoa(int(x.s.f.Port)))
 	return setPath(r.URL, out.Path)
+}
+
+func (x *exchange) rewrite(ctx context.Context, out *Outgoing) error {
+	if x.s.f.Rewrite == nil {
+		return nil
+	}
+	err := x.s.f.Rewrite(ctx, out)
+	x.Secrets = out.Secrets
+	if err != nil {
+		return api.Errorf(api.Denied, "prepare the request: %w", err)
+	}
+	return nil
 }
