@@ -153,9 +153,11 @@ func (l *link) check4(p *packet, b []byte) {
 	total := int(binary.BigEndian.Uint16(b[2:]))
 	p.src, p.dst = netip.AddrFrom4([4]byte(b[12:])), netip.AddrFrom4([4]byte(b[16:]))
 	p.proto = b[9]
-	fragment := binary.BigEndian.Uint16(b[6:])&0x3fff != 0 // more to come, or an offset
+	place := binary.BigEndian.Uint16(b[6:])
+	fragment := place&0x3fff != 0 // more to come, or an offset
+	end := int(place&0x1fff)*8 + total
 	switch {
-	case total < ip4Header || total > len(b):
+	case total < ip4Header || total > len(b) || end > MaxMTU:
 		p.drop = dropMalformed
 	case p.src != l.guest4:
 		p.drop = dropSource

@@ -90,6 +90,7 @@ func TestCheckIPv4AndARP(t *testing.T) {
 		{"udp", out(typeIPv4, packet4(me, out4, protoUDP, udp8...)), "", false},
 		{"padding", out(typeIPv4, packet4(me, out4, protoUDP, udp8...), make([]byte, 30)), "", false},
 		{"fragment", out(typeIPv4, patch(packet4(me, out4, protoUDP, udp8...), 6, 0x20)), "", false},
+		{"fragment beyond any packet", out(typeIPv4, patch(patch(packet4(me, out4, protoUDP, udp8...), 6, 0x1f), 7, 0xff)), "malformed", false},
 		{"empty", nil, "malformed", false},
 		{"half a header", out(typeIPv4)[:10], "malformed", false},
 		{"half a packet", out(typeIPv4, packet4(me, out4, protoUDP)[:12]), "malformed", false},
