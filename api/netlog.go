@@ -90,7 +90,7 @@ type NetworkHTTP struct {
 	WaitMS       float64 `json:"wait_ms,omitempty"`       // until the answer began
 }
 
-// NetworkStats counts what passed a sandbox's network since its VM started.
+// NetworkStats counts what passed a sandbox's network since it started.
 type NetworkStats struct {
 	SentBytes     uint64 `json:"sent_bytes"` // of frames, from the guest
 	ReceivedBytes uint64 `json:"received_bytes"`
@@ -98,9 +98,9 @@ type NetworkStats struct {
 
 	Questions uint64 `json:"questions"` // for names
 	Allowed   uint64 `json:"allowed"`   // flows
-	Denied    uint64 `json:"denied"`
-	Refused   uint64 `json:"refused"` // beyond a bound
-	Dropped   uint64 `json:"dropped"` // frames that a guest may not send
+	Denied    uint64 `json:"denied"`    // flows, and HTTP requests
+	Refused   uint64 `json:"refused"`   // beyond a bound
+	Dropped   uint64 `json:"dropped"`   // frames that a guest may not send
 
 	Open int `json:"open"` // flows now
 	Held int `json:"held"` // that wait for an answer

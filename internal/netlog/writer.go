@@ -54,8 +54,9 @@ type Writer struct {
 	f      *os.File // the last file of lines
 	size   int64    // of f
 	begins []begin  // of the files that are kept, the last is f
-	lost   uint64   // entries that could not be written since the last that could
-	err    error    // why
+	counts Counts
+	lost   uint64 // entries that could not be written since the last that could
+	err    error  // why
 }
 
 // begin says where a file of lines begins.
@@ -76,6 +77,7 @@ func (w *Writer) Record(e Entry) {
 	if w.closed {
 		return
 	}
+	w.counts.add(e)
 	if w.lost > 0 {
 		note := Entry{Kind: api.EventLost, Count: w.lost, Reason: fmt.Sprint(w.err)}
 		if err := w.add(note); err != nil {
@@ -171,6 +173,30 @@ func (w *Writer) prune() error {
 		w.begins = slices.Delete(w.begins, 0, 1)
 	}
 	return nil
+}
+
+// Counts says what was recorded since Open.
+type Counts struct {
+	Questions       uint64 // for names
+	Allowed, Denied uint64 // flows; denied HTTP requests count too
+}
+
+func (c *Counts) add(e Entry) {
+	switch {
+	case e.Kind == api.EventDNS:
+		c.Questions++
+	case e.Kind == api.EventFlow && e.Verdict == api.PolicyAllow:
+		c.Allowed++
+	case (e.Kind == api.EventFlow || e.Kind == api.EventHTTP) && e.Verdict == api.PolicyDeny:
+		c.Denied++
+	}
+}
+
+// Counts returns what was recorded since Open.
+func (w *Writer) Counts() Counts {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.counts
 }
 
 // Close ends the record for now; Open goes on with it. A second call does nothing.

@@ -253,6 +253,20 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+func TestCounts(t *testing.T) {
+	w := openTest(t, t.TempDir(), Options{})
+	for _, e := range []Entry{
+		{Kind: api.EventDNS, Verdict: api.PolicyDeny}, {Kind: api.EventFlow, Verdict: api.PolicyAllow}, {Kind: api.EventEnd, Verdict: api.PolicyAllow},
+		{Kind: api.EventHTTP, Verdict: api.PolicyAllow}, {Kind: api.EventHTTP, Verdict: api.PolicyDeny}, {Kind: api.EventFlow, Verdict: api.PolicyDeny},
+		{Kind: api.EventAnswer, Verdict: api.PolicyDeny},
+	} {
+		w.Record(e)
+	}
+	if got := w.Counts(); got != (Counts{1, 1, 2}) {
+		t.Errorf("%+v", got)
+	}
+}
+
 func BenchmarkRecord(b *testing.B) {
 	w, err := Open(b.TempDir(), Options{Key: testKey})
 	if err != nil {

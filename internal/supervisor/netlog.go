@@ -31,6 +31,15 @@ func (r *netRecord) open(dir string, o netlog.Options) (*netlog.Writer, error) {
 	return w, nil
 }
 
+func (r *netRecord) counts() netlog.Counts {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.w == nil {
+		return netlog.Counts{}
+	}
+	return r.w.Counts()
+}
+
 // close ends the record. It may be called again.
 func (r *netRecord) close() {
 	r.mu.Lock()
@@ -52,9 +61,12 @@ func (s *Supervisor) networkStats() *api.NetworkStats {
 	c := n.Stats()
 	out := &api.NetworkStats{
 		SentBytes: c.BytesIn, ReceivedBytes: c.BytesOut, UsedBytes: c.Used,
-		Questions: c.Questions, Allowed: c.FlowsAllowed, Denied: c.FlowsDenied, Refused: c.FlowsRefused,
-		Open: c.TCPFlows + c.UDPFlows + c.Pings, Held: c.Held,
+		Refused: c.FlowsRefused,
+		Open:    c.TCPFlows + c.UDPFlows + c.Pings, Held: c.Held,
 	}
+	// The stack does not see what is decided about a flow that it has handed over.
+	said := s.netlog.counts()
+	out.Questions, out.Allowed, out.Denied = said.Questions, said.Allowed, said.Denied
 	for _, count := range c.Drops {
 		out.Dropped += count
 	}
