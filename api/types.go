@@ -97,6 +97,8 @@ type Sandbox struct {
 	// ID" or "pool".
 	Origin string `json:"origin,omitempty"`
 
+	Network Network `json:"network,omitzero"` // what it may reach
+
 	Ports []Port `json:"ports,omitempty"` // of the host, that lead into it while it runs
 
 	Secrets []Secret `json:"secrets,omitempty"` // without their values

@@ -21,6 +21,7 @@ type imageBuildOptions struct {
 	noCache           bool
 	cpus              int
 	memory, disk      mibFlag
+	network           networkFlags
 }
 
 // buildMemory is what RUN steps get, in MiB: package managers want more than the
@@ -35,12 +36,13 @@ func (a *app) newImageBuild() *cobra.Command {
 		Long: `Build an image from a Dockerfile and the files of a directory, by default this one.
 RUN happens in a sandbox, so nothing a step does touches this machine. Each step
 that changes files makes a layer, which is kept by what went into it and not made
-again. A sandbox has no network yet: steps that download fail.
+again. RUN reaches the public internet, or what the flags say.
 
 Understood are FROM, RUN, COPY, ADD, ENV, WORKDIR, USER, ARG, LABEL, CMD and
 ENTRYPOINT, with several stages. Steps and what they print go to standard error.`,
 		Example: `  smolvm image build -t tools .
   smolvm image build -t tools -f Dockerfile.dev --build-arg LEVEL=3 src
+  smolvm image build -t tools --allow @debian .
   smolvm run --image tools -- tool --version`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: a.do(func(ctx context.Context, args []string) (outcome, error) {
@@ -60,6 +62,7 @@ ENTRYPOINT, with several stages. Steps and what they print go to standard error.
 	fs.IntVar(&o.cpus, "cpus", api.DefaultCPUs, "virtual CPUs for RUN")
 	fs.Var(&o.memory, "memory", "memory for RUN")
 	fs.Var(&o.disk, "disk", "writable disk for RUN")
+	o.network.register(cmd)
 	a.registerBudget(cmd)
 	return cmd
 }
@@ -74,6 +77,9 @@ func (a *app) imageBuild(ctx context.Context, o *imageBuildOptions, dir string) 
 	}
 	spec := smolvm.Spec{CPUs: o.cpus, MemoryMiB: int(o.memory), DiskMiB: int(o.disk), Ephemeral: true}
 	spec.NoTemplate = true // each step's image is used once
+	if spec.Network, err = o.network.network(); err != nil {
+		return outcome{}, err
+	}
 	if err := spec.WithDefaults().Check(); err != nil {
 		return outcome{}, err
 	}

@@ -59,6 +59,7 @@ func printInfo(w io.Writer, s smolvm.Info) {
 		{"when idle", whenIdle(s)},
 		{"checkpoints", s.Checkpoint},
 		{"made of", s.Origin},
+		{"network", networkMode(s.Network)},
 		{"ports", shownPorts(s.Ports)},
 		{"secrets", shownSecrets(s.Secrets)},
 		{"start took", timings(s.Timings)},

@@ -74,7 +74,7 @@ func Describe(r Record, s Status) api.Sandbox {
 		Created: r.Created, Started: s.Started, Expires: r.Expires(),
 		IdleTimeoutSeconds: r.Spec.IdleTimeoutSeconds, IdleAction: r.Spec.IdleAction,
 		Checkpoint: r.Spec.Checkpoint, Origin: r.Origin, Mounts: r.Spec.Mounts,
-		Ports: r.Spec.Ports, Secrets: r.Spec.Secrets,
+		Network: r.Spec.Network, Ports: r.Spec.Ports, Secrets: r.Spec.Secrets,
 		Isolation: s.Isolation, Accel: s.Accel, Machine: s.Machine, VMM: s.VMM,
 		SupervisorPID: s.SupervisorPID, VMMPID: s.VMMPID, Timings: s.Timings,
 	}
