@@ -116,6 +116,10 @@ type Decision struct {
 	Hold   time.Duration
 	Answer <-chan Decision
 
+	// Ends, with Allow of UDP and echo, ends the flow when it is closed; nil: only
+	// silence does. TCP flows that may have to end early are for Serve.
+	Ends <-chan struct{}
+
 	// Handler gets the guest's end with Serve. With DialFirst the connection that
 	// an Allow of the same Name, Addr and Port would make is made before the guest
 	// is answered, so that the guest sees a refused port as such; nothing of the

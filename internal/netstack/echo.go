@@ -73,6 +73,7 @@ type echoFlow struct {
 	src      netip.Addr
 	requests chan []byte
 	origin   origin
+	ends     <-chan struct{} // Decision.Ends
 }
 
 func (e *echoFlow) run() {
@@ -89,6 +90,7 @@ func (e *echoFlow) run() {
 		e.refuse(d.How)
 		return
 	}
+	e.ends = d.Ends
 	began := time.Now()
 	end := Event{Kind: EventEnd, Flow: f, Verdict: Allow, Dialed: e.key.dst.String()}
 	conn, err := openPing(e.key.dst)
@@ -136,6 +138,8 @@ func (e *echoFlow) relay(conn *icmp.PacketConn, end *Event) error {
 			}
 			continue
 		case <-idle.C:
+		case <-e.ends:
+			idle.Stop()
 		case <-e.n.live.Done():
 			idle.Stop()
 		}

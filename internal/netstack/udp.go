@@ -85,6 +85,7 @@ type udpFlow struct {
 	flow   Flow
 	guest  *gonet.UDPConn
 	queue  waiter.Queue
+	ends   <-chan struct{} // Decision.Ends
 
 	sent, received atomic.Int64
 	last           atomic.Int64 // Unix nanoseconds of the last datagram
@@ -102,6 +103,7 @@ func (u *udpFlow) run() {
 		u.n.pause(refusedFor)
 		return
 	}
+	u.ends = d.Ends
 	began := time.Now()
 	host, err := u.n.dial(u.n.live, u.flow, d)
 	e := Event{Kind: EventEnd, Flow: u.flow, Verdict: Allow}
@@ -174,6 +176,9 @@ func (u *udpFlow) watch(ended <-chan struct{}) {
 		select {
 		case <-timer.C:
 		case <-ended:
+			timer.Stop()
+			return
+		case <-u.ends:
 			timer.Stop()
 			return
 		case <-u.n.live.Done():

@@ -112,6 +112,9 @@ func (f *flow) start(d egress.Decision) netstack.Decision {
 		nd.Verdict = netstack.Allow
 		if tcp { // served even so: then it can be ended when the policy changes
 			nd.Verdict, nd.Handler, nd.DialFirst = netstack.Serve, f.serve(d), true
+		} else {
+			nd.Ends = f.ending()
+			f.recheck() // policy may have changed just before
 		}
 	case egress.More:
 		nd.Verdict, nd.Handler, nd.DialFirst = netstack.Serve, f.serve(d), d.Dial

@@ -25,7 +25,8 @@ type flow struct {
 	held     []api.NetworkEntry
 	recorded bool                    // its decision is in the record
 	denied   bool                    // and that was no
-	cancel   context.CancelCauseFunc // ends it while it is served; nil: it cannot be ended
+	cancel   context.CancelCauseFunc // ends it; nil: not yet
+	over     string                  // why it was ended by that; empty: it was not
 }
 
 // flows are those under way. What is in them ends with an event of the stack.
@@ -78,8 +79,31 @@ func (f *flow) recheck() {
 		return
 	}
 	if d := f.decide(f.request()); d.Action == egress.Deny {
-		cancel(api.Errorf(api.Denied, "end flow: %s", d.Why))
+		err := api.Errorf(api.Denied, "the policy was changed: %s", d.Why)
+		f.mu.Lock()
+		f.over = err.Error()
+		f.mu.Unlock()
+		cancel(err)
 	}
+}
+
+// ending returns what is closed when the flow must end, for one that is not served.
+func (f *flow) ending() <-chan struct{} {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.cancel = cancel
+	return ctx.Done()
+}
+
+// end frees what ending made, and returns why the flow was ended, if it was.
+func (f *flow) end() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.cancel != nil {
+		f.cancel(nil)
+	}
+	return f.over
 }
 
 func (f *flow) request() egress.Request {

@@ -45,6 +45,8 @@ func (s *session) open(ctx context.Context, d egress.Decision) error {
 	name := nameOf(req)
 	why := s.closed(req)
 	switch {
+	case must && s.bad != nil:
+		return s.refuse(ctx, egress.Decision{Action: egress.Deny, Rule: d.Rule, RuleID: d.RuleID, Code: egress.CodeBadRequest, Why: "The request cannot be read in one way alone: " + s.bad.Error() + "."})
 	case why == "" && must:
 		s.f.settled(egress.Decision{Action: egress.Allow, Rule: d.Rule, RuleID: d.RuleID, Code: egress.CodeMore, Why: "Each HTTP request is decided by itself: " + d.Why})
 	case why == "":
@@ -66,6 +68,8 @@ func (s *session) open(ctx context.Context, d egress.Decision) error {
 // closed says why requests in a flow cannot be looked at; empty: they can.
 func (s *session) closed(req egress.Request) string {
 	switch {
+	case s.bad != nil:
+		return "The request cannot be read."
 	case s.kind == sniff.HTTP1:
 		return ""
 	case s.kind == sniff.Preface:

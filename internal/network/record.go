@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
 
@@ -102,7 +103,7 @@ func (n *Network) recordEnd(e netstack.Event) {
 	}
 	f.settled(egress.Decision{Action: egress.Allow, RuleID: e.Rule, Code: codeStack, Why: e.Reason})
 	entry := f.entry(api.EventEnd)
-	entry.Verdict, entry.Reason, entry.Dialed = api.PolicyAllow, e.Reason, e.Dialed
+	entry.Verdict, entry.Reason, entry.Dialed = api.PolicyAllow, cmp.Or(f.end(), e.Reason), e.Dialed
 	entry.Sent, entry.Received, entry.DurationMS = e.Sent, e.Received, ms(e.Duration)
 	f.write(entry)
 }
@@ -169,7 +170,7 @@ func (f *flow) observe(x *intercept.Exchange) {
 	r := &x.Request
 	e.HTTP = &api.NetworkHTTP{
 		Method: r.Method, Scheme: r.Scheme, Host: r.Host, Path: r.Path, Version: r.Proto, Status: x.Status,
-		RequestType: r.Header.Get("Content-Type"), WaitMS: ms(x.FirstByte),
+		RequestType: r.Header.Get("Content-Type"), ResponseType: x.Type, WaitMS: ms(x.FirstByte),
 	}
 	f.write(e)
 }

@@ -36,6 +36,7 @@ type session struct {
 	seen  []byte // what the guest has said so far
 	kind  sniff.Kind
 	head  sniff.Head // of HTTP1, where it could be read
+	bad   error      // why it could not
 	early *early     // the server's side, where it was dialled before the guest spoke
 }
 
@@ -164,7 +165,7 @@ func (s *session) tell(last bool) bool {
 		if errors.Is(err, sniff.ErrShort) && !last {
 			return false
 		}
-		s.head = head
+		s.head, s.bad = head, err
 	}
 	if s.kind == sniff.Short {
 		return false

@@ -1,0 +1,193 @@
+package network
+
+import (
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/egress"
+	"github.com/smolvm/smolvm/internal/netstack"
+	"github.com/smolvm/smolvm/internal/testenv/world"
+)
+
+// greeter says something to each client, then echoes.
+func greeter(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				io.WriteString(c, "220 hello\r\n")
+				io.Copy(c, c)
+			}()
+		}
+	}()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// mustRead reads exactly what is wanted.
+func mustRead(t *testing.T, c net.Conn, want string) {
+	t.Helper()
+	b := make([]byte, len(want))
+	if _, err := io.ReadFull(c, b); err != nil || string(b) != want {
+		t.Fatalf("got %q, %v; want %q", b, err, want)
+	}
+}
+
+func compile(t *testing.T, rules ...api.Rule) *egress.Policy {
+	t.Helper()
+	p, err := egress.New(api.Policy{Rules: rules})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func anyPort(action api.PolicyAction, names ...string) api.Rule {
+	return api.Rule{Action: action, Domains: names, CIDRs: []string{"127.0.0.1"}}
+}
+
+// TestServerSpeaksFirst lets a server greet while the client's first bytes are
+// awaited to decide, as SMTP and SSH want it.
+func TestServerSpeaksFirst(t *testing.T) {
+	w := world.Start(t)
+	s := start(t, w, Config{}, anyPort(api.PolicyAllow, world.WWW))
+	c, err := s.dial(t, "tcp", hostPort(world.WWW, greeter(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustRead(t, c, "220 hello\r\n")
+	io.WriteString(c, "EHLO\r\nme")
+	mustRead(t, c, "EHLO\r\nme")
+	e := s.book.kind(t, api.EventFlow, api.PolicyAllow)
+	if e.Rule != "r1" || e.Host != world.WWW {
+		t.Errorf("flow: %+v", e)
+	}
+}
+
+func TestChangedPolicyEndsFlows(t *testing.T) {
+	for name, change := range map[string]func(*sandbox){
+		"policy": func(s *sandbox) { s.SetPolicy(compile(t)) },
+		"expiry": func(*sandbox) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := world.Start(t)
+			rule := api.Rule{ID: "ip", Action: api.PolicyAllow, CIDRs: []string{"127.0.0.1"}}
+			if name == "expiry" {
+				rule.Expires = time.Now().Add(1500 * time.Millisecond) // in whole seconds, rounded down
+			}
+			s := start(t, w, Config{}, rule)
+			c, err := s.dial(t, "tcp", hostPort(netstack.DefaultGateway4.String(), greeter(t)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			mustRead(t, c, "220 hello\r\n")
+			change(s)
+			if _, err := io.ReadAll(c); err == nil {
+				t.Error("the flow ended in order")
+			}
+			e := s.book.kind(t, api.EventEnd, api.PolicyAllow)
+			if e.Reason == "" {
+				t.Errorf("end: %+v", e)
+			}
+		})
+	}
+}
+
+func TestChangedPolicyAnswers(t *testing.T) {
+	w := world.Start(t)
+	s := start(t, w, Config{}, asking(w, world.WWW))
+	events, stop := s.Watch()
+	defer stop()
+	done := s.begin(t, w, w.URL(world.WWW, "/"))
+	event(t, events, api.FlowPending)
+	s.SetPolicy(compile(t, w.Allow(world.WWW)))
+	if e := event(t, events, api.FlowAnswered); !e.Allow {
+		t.Errorf("answered: %+v", e)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	s.book.wait(t, "the change", func(e api.NetworkEntry) bool { return e.Kind == api.EventPolicy && e.Reason != "" })
+}
+
+func TestDatagrams(t *testing.T) {
+	server, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	go func() {
+		b := make([]byte, 100)
+		for {
+			k, from, err := server.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			server.WriteTo(b[:k], from)
+		}
+	}()
+	port := server.LocalAddr().(*net.UDPAddr).Port
+	rule := anyPort(api.PolicyAllow, world.WWW)
+	rule.Protocols = []string{"udp"}
+	w := world.Start(t)
+	s := start(t, w, Config{Owner: owner}, rule)
+	c, err := s.dial(t, "udp", hostPort(world.WWW, port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(c, "ping")
+	mustRead(t, c, "ping")
+	e := s.book.kind(t, api.EventFlow, api.PolicyAllow)
+	if e.Proto != "udp" || e.Rule != "r1" || e.Host != world.WWW || e.Process == nil {
+		t.Errorf("flow: %+v", e)
+	}
+	s.SetPolicy(compile(t))
+	if e := s.book.kind(t, api.EventEnd, api.PolicyAllow); e.Sent != 4 || e.Received != 4 || e.Reason == "" {
+		t.Errorf("end: %+v", e)
+	}
+}
+
+// TestFirstBytesMustCome holds what is decided by them against clients that lie, or
+// say what cannot be looked at.
+func TestFirstBytesMustCome(t *testing.T) {
+	for name, test := range map[string]struct{ say, code string }{
+		"nothing":       {"", string(codeSilent)},
+		"no name":       {"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", "bad_request"},
+		"HTTP/2":        {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "not_http"},
+		"another host":  {"GET / HTTP/1.1\r\nHost: git.example.test\r\n\r\n", "host_mismatch"},
+		"not HTTP":      {"SSH-2.0-x\r\n\r\n", "not_http"},
+		"two-host head": {"GET / HTTP/1.1\r\nHost: www.example.test\r\nHost: git.example.test\r\n\r\n", "bad_request"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := world.Start(t)
+			s := start(t, w, Config{}, readOnly(w, world.WWW, "/"))
+			c, err := s.dial(t, "tcp", hostPort(world.WWW, w.HTTP))
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.WriteString(c, test.say)
+			if half, ok := c.(interface{ CloseWrite() error }); ok {
+				half.CloseWrite()
+			}
+			io.ReadAll(c)
+			if n := len(w.Requests("")); n != 0 {
+				t.Errorf("%d requests got out", n)
+			}
+			s.book.wait(t, "the denial", func(e api.NetworkEntry) bool {
+				return e.Kind != api.EventDNS && e.Verdict == api.PolicyDeny && e.Code == test.code && e.Reason != ""
+			})
+		})
+	}
+}
