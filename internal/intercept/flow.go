@@ -97,6 +97,8 @@ type Exchange struct {
 	Passed bool
 	// Upstream is the protocol of the server's response; empty: there was none.
 	Upstream string
+	// Type is the Content-Type of the server's response.
+	Type string
 	// Err says what failed, for people; empty: nothing.
 	Err string
 	// Secrets names what Rewrite put in.

@@ -112,7 +112,7 @@ var errSwitched = errors.New("the server switched to another protocol, which was
 // response looks at the response's head, for the proxy.
 func (s *server) response(res *http.Response) error {
 	x := exchangeOf(res.Request.Context())
-	x.Upstream = res.Proto
+	x.Upstream, x.Type = res.Proto, res.Header.Get("Content-Type")
 	x.FirstByte = s.i.cfg.Now().Sub(x.Began)
 	if res.StatusCode == http.StatusSwitchingProtocols && upgradeOf(res.Header) != upgradeOf(res.Request.Header) {
 		res.Body.Close()
