@@ -33,6 +33,7 @@ var parts = []struct {
 }{
 	{"boot", boots}, {"exec", execs}, {"copy", copies},
 	{"create", creates}, {"pool", pools}, {"fork", forks}, {"checkpoint", checkpoints}, {"idle", idlers},
+	{"network", networks},
 }
 
 // suite is what the parts share.
@@ -43,7 +44,16 @@ type suite struct {
 	spec   smolvm.Spec // of the sandboxes that continue something
 }
 
-func main() { os.Exit(run(os.Args[1:])) }
+func main() {
+	if len(os.Args) == 3 && os.Args[1] == stackArg {
+		if err := runStack(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(run(os.Args[1:]))
+}
 
 func run(which []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
