@@ -1,6 +1,7 @@
 package network
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
@@ -9,8 +10,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/netstack"
 	"github.com/smolvm/smolvm/internal/testenv/world"
 )
 
@@ -91,3 +94,23 @@ func TestDeniedAddresses(t *testing.T) {
 }
 
 func hostPort(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
+
+func TestBoundsAreRecorded(t *testing.T) {
+	w := world.Start(t)
+	s := start(t, w, Config{Spec: api.Network{Conns: 1}}, anyPort(api.PolicyAllow, world.WWW))
+	port := greeter(t)
+	c, err := s.dial(t, "tcp", hostPort(world.WWW, port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustRead(t, c, "220 hello\r\n")
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := s.guest.Dial(ctx, "tcp", hostPort(netstack.DefaultGateway4.String(), port)); err == nil {
+		t.Error("a second connection was made")
+	}
+	e := s.book.wait(t, "the bound", func(e api.NetworkEntry) bool { return e.Kind == api.EventLimit })
+	if e.Verdict != api.PolicyDeny || e.Reason == "" || e.Count == 0 {
+		t.Errorf("limit: %+v", e)
+	}
+}

@@ -32,12 +32,25 @@ func (n recorder) Record(e netstack.Event) {
 	case netstack.EventEnd:
 		n.recordEnd(e)
 	case netstack.EventDrop:
-		n.record(api.NetworkEntry{
-			Kind: api.EventDrop, Verdict: api.PolicyDeny, Code: e.Reason, Reason: "The guest sent what does not pass its link: " + e.Reason + ".",
-			Proto: string(e.Flow.Proto), Address: addrText(e.Flow.Dst.Addr()), Count: e.Count,
-		})
+		n.recordDrop(e)
 	}
 }
+
+// recordDrop records packets that came to nothing before anybody was asked. The
+// stack counts them, so that a flood is few entries.
+func (n *Network) recordDrop(e netstack.Event) {
+	entry := api.NetworkEntry{
+		Kind: api.EventDrop, Verdict: api.PolicyDeny, Code: e.Reason, Reason: "The guest sent what does not pass its link: " + e.Reason + ".",
+		Proto: string(e.Flow.Proto), Address: addrText(e.Flow.Dst.Addr()), Count: e.Count,
+	}
+	if e.Reason == overLimit {
+		entry.Kind, entry.Reason = api.EventLimit, "More flows or questions at once than the network's bounds."
+	}
+	n.record(entry)
+}
+
+// overLimit is the stack's netstack.DropReason for flows beyond its bounds.
+const overLimit = "limit"
 
 func addrText(a netip.Addr) string {
 	if !a.IsValid() {

@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -51,7 +52,9 @@ func (s *findings) add(found secret.Finding) {
 	}
 	s.mu.Lock()
 	late := s.taken
-	s.put = append(s.put, found.Secret)
+	if !slices.Contains(s.put, found.Secret) { // it may be at several places
+		s.put = append(s.put, found.Secret)
+	}
 	s.mu.Unlock()
 	if late {
 		e := s.f.entry(api.EventSecret)
