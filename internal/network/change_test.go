@@ -162,6 +162,7 @@ func TestDatagrams(t *testing.T) {
 // TestFirstBytesMustCome holds what is decided by them against clients that lie, or
 // say what cannot be looked at.
 func TestFirstBytesMustCome(t *testing.T) {
+	w := world.Start(t)
 	for name, test := range map[string]struct{ say, code string }{
 		"nothing":       {"", string(codeSilent)},
 		"no name":       {"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", "bad_request"},
@@ -171,7 +172,6 @@ func TestFirstBytesMustCome(t *testing.T) {
 		"two-host head": {"GET / HTTP/1.1\r\nHost: www.example.test\r\nHost: git.example.test\r\n\r\n", "bad_request"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := world.Start(t)
 			s := start(t, w, Config{}, readOnly(w, world.WWW, "/"))
 			c, err := s.dial(t, "tcp", hostPort(world.WWW, w.HTTP))
 			if err != nil {
