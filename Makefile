@@ -82,7 +82,7 @@ bench: ready
 fuzz:
 	@grep -rHoE '^func Fuzz[A-Za-z0-9_]*' --include=*_test.go . | sed 's/^\(.*\)\/[^/]*:func /\1 /' | sort -u | \
 	while read -r dir name; do \
-		$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$dir" || exit 1; \
+		$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s "$$dir" || exit 1; \
 	done
 
 ## docs: write docs/cli anew
