@@ -163,10 +163,7 @@ func (f *folder) begin(s stream, resumed bool) error {
 // mount mounts the folder itself: at its place, or where only the layer over it finds
 // it. Nothing is asked of the host yet.
 func (f *folder) mount() error {
-	target := f.Path
-	if !f.Writable {
-		target = f.dir("lower")
-	}
+	target := f.target()
 	if err := os.MkdirAll(f.Path, 0o755); err != nil {
 		return failed("make mount point", f.Path, err)
 	}
@@ -328,15 +325,35 @@ func (f *folder) nextAhead() (path string, root int) {
 	return "", -1
 }
 
+// abort has whoever waits for an answer of the host get an error. To close the device
+// would not do: it stays open for as long as a notice waits for who waits for an answer.
+func (f *folder) abort() {
+	if f.fuse != nil {
+		unix.Unmount(f.target(), unix.MNT_FORCE|unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	}
+}
+
+// target is where the host's folder itself is mounted.
+func (f *folder) target() string {
+	if f.Writable {
+		return f.Path
+	}
+	return f.dir("lower")
+}
+
 // unmount takes the folder away, also from those who use it.
 func (f *folder) unmount() {
+	f.abort()
 	if f.fuse != nil {
-		f.fuse.Close() // whoever waits for an answer gets an error
+		f.fuse.Close()
 	}
 	f.mounting.Lock()
 	defer f.mounting.Unlock()
 	for _, m := range slices.Backward(f.mounts) {
 		closeFD(&m.root)
+		if m.path == f.target() {
+			continue // it is gone, and what is there now is another's
+		}
 		unix.Unmount(m.path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	}
 	f.mounts = nil

@@ -130,7 +130,7 @@ func (p *pump) stop() {
 		binary.LittleEndian.PutUint32(b[:], uint32(len(b)))
 		binary.LittleEndian.PutUint32(b[4:], ^uint32(unix.EIO)+1)
 		binary.LittleEndian.PutUint64(b[8:], unique)
-		p.f.fuse.Write(b[:])
+		p.write(b[:])
 	}
 	clear(p.pending)
 	p.s = nil
@@ -234,15 +234,23 @@ func (p *pump) answer(m []byte) {
 	unique := binary.LittleEndian.Uint64(m[8:])
 	if unique == 0 {
 		m = append([]byte(nil), m...)
-		p.later(func() { p.f.fuse.Write(m) })
+		p.later(func() { p.write(m) })
 		return
 	}
-	p.f.fuse.Write(m) // an error says that nobody waits for it any more
+	p.write(m) // an error says that nobody waits for it any more
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.pending, unique)
 	if len(p.pending) == 0 {
 		p.changed.Broadcast()
+	}
+}
+
+// write writes to the kernel beside other writes: File.Write would have an answer wait
+// for a notice that waits for the answer.
+func (p *pump) write(m []byte) {
+	if c, err := p.f.fuse.SyscallConn(); err == nil {
+		c.Control(func(fd uintptr) { unix.Write(int(fd), m) })
 	}
 }
 
