@@ -61,6 +61,7 @@ func printInfo(w io.Writer, s smolvm.Info) {
 		{"made of", s.Origin},
 		{"network", networkMode(s.Network)},
 		{"ports", shownPorts(s.Ports)},
+		{"mounts", shownMounts(s.Mounts)},
 		{"secrets", shownSecrets(s.Secrets)},
 		{"start took", timings(s.Timings)},
 		{"pids", pids(s)},

@@ -67,3 +67,16 @@ func parseMount(word string) (api.Mount, error) {
 func badMount(word string) error {
 	return usagef("--mount %q: use HOST[:GUEST[:ro|rw]]", word)
 }
+
+// shownMounts are mounts as --mount has them.
+func shownMounts(mounts []api.Mount) string {
+	var list []string
+	for _, m := range mounts {
+		mode := "ro"
+		if m.Writable {
+			mode = "rw"
+		}
+		list = append(list, m.Host+":"+m.Target()+":"+mode)
+	}
+	return strings.Join(list, ", ")
+}
