@@ -152,7 +152,7 @@ func (a *asks) open(key string, req egress.Request, d egress.Decision, now time.
 func (a *asks) introduce(q *ask, f *flow) {
 	var p *api.NetworkProcess
 	if f != nil {
-		p = f.findOwner(context.Background())
+		p = f.findOwnerWithin(context.Background(), askTime)
 	}
 	a.mu.Lock()
 	if p != nil {

@@ -13,6 +13,8 @@ import (
 const (
 	// ownerTime bounds one look-up: a denial waits for it.
 	ownerTime = 500 * time.Millisecond
+	// askTime is that of one for a question, which waits for a person in any case.
+	askTime = 3 * time.Second
 	// Look-ups cost the guest time. What is denied or asked about is worth more of it
 	// than what is allowed.
 	ownersAtOnce = 4
@@ -110,7 +112,7 @@ func (o *owners) look(ctx context.Context, f netstack.Flow, b *bucket) *api.Netw
 }
 
 func (o *owners) ask(ctx context.Context, f netstack.Flow) *api.NetworkProcess {
-	ctx, cancel := context.WithTimeout(ctx, ownerTime)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(o.ctx, cancel)()
 	select {
@@ -129,6 +131,10 @@ func (o *owners) ask(ctx context.Context, f netstack.Flow) *api.NetworkProcess {
 // findOwner returns the process that began the flow, or nil where it is not
 // known. It is for what is denied or asked about.
 func (f *flow) findOwner(ctx context.Context) *api.NetworkProcess {
+	return f.findOwnerWithin(ctx, ownerTime)
+}
+
+func (f *flow) findOwnerWithin(ctx context.Context, limit time.Duration) *api.NetworkProcess {
 	f.mu.Lock()
 	p, asked := f.process, f.asked
 	f.asked = true
@@ -136,6 +142,8 @@ func (f *flow) findOwner(ctx context.Context) *api.NetworkProcess {
 	if p != nil || asked {
 		return p
 	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	p = f.n.owners.look(ctx, f.net, &f.n.owners.denied)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -154,7 +162,9 @@ func (f *flow) findOwnerMeanwhile() {
 	}
 	f.asked, f.holding = true, true
 	o.wg.Go(func() {
-		p := o.look(o.ctx, f.net, &o.other)
+		ctx, cancel := context.WithTimeout(o.ctx, ownerTime)
+		defer cancel()
+		p := o.look(ctx, f.net, &o.other)
 		f.mu.Lock()
 		held := f.held
 		f.process, f.held, f.holding = p, nil, false
