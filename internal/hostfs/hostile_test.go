@@ -261,6 +261,9 @@ func TestResume(t *testing.T) {
 	}
 	defer s.Close()
 	next := connect(t, s, guest.FolderBegun{Resumed: true, UID: testUser, GID: testUser}, parts...)
+	if again := next.walk("d", "deep", "file").node(); again != f {
+		t.Errorf("file %d has the number %d now", f, again)
+	}
 	if text, err := next.readAll(f); text != "deep" || err != 0 {
 		t.Errorf("%q, %v", text, err)
 	}

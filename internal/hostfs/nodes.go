@@ -161,6 +161,12 @@ func (t *nodes) intern(parent *node, name string, key identity, a *attr) (*node,
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.byKey[key]
+	if old := t.kids[place{parent.id, name}]; n == nil && old != nil && !old.known && old.kind == a.mode&unix.S_IFMT {
+		// From before a resume: it keeps its number, by which programs hold it.
+		old.key, old.known = key, true
+		t.byKey[key] = old
+		n = old
+	}
 	if n != nil && n.kind != a.mode&unix.S_IFMT {
 		delete(t.byKey, key) // the number was given to another file
 		n = nil
