@@ -81,6 +81,8 @@ func entryTarget(e smolvm.NetworkEntry) string {
 		return e.HTTP.Method + " " + cmp.Or(e.HTTP.Host, e.Host) + e.HTTP.Path
 	case e.DNS != nil:
 		return e.Host + " " + e.DNS.Type
+	case e.Kind == api.EventPort:
+		return "from " + e.Address + " to port " + strconv.Itoa(e.Port)
 	}
 	where := cmp.Or(e.Host, e.Address)
 	if e.Port > 0 {

@@ -263,6 +263,19 @@ var portLaws = []law{
 			return err == nil && info.State == api.StateStopped
 		})
 	}},
+	{"who came by them is in the record, without a network too", func(l *life) {
+		here := l.server()
+		sb := l.create(smolvm.Spec{Network: api.Network{Mode: api.NetworkNone}, Ports: []api.Port{{GuestPort: here}}})
+		l.ok(greeted(l.port(sb)))
+		var came []smolvm.NetworkEntry
+		l.ok(sb.NetworkLog(l.ctx, smolvm.NetworkLogOptions{}, func(e smolvm.NetworkEntry) error {
+			came = append(came, e)
+			return nil
+		}))
+		if len(came) != 1 || came[0].Kind != api.EventPort || came[0].Port != here || came[0].Address != "127.0.0.1" || came[0].Verdict != api.PolicyAllow {
+			l.Errorf("%+v", came)
+		}
+	}},
 	{"what cannot be a port is refused", func(l *life) {
 		for _, p := range []api.Port{{}, {GuestPort: 1, Proto: "icmp"}, {GuestPort: 1, HostIP: "localhost"}, {GuestPort: 1, HostPort: -1}} {
 			_, err := l.Create(l.ctx, smolvm.Spec{Ports: []api.Port{p}})

@@ -12,14 +12,18 @@ import (
 // written until the supervisor ends: the networks of its VMs write on one after
 // the other.
 type netRecord struct {
-	mu sync.Mutex
-	w  *netlog.Writer
+	mu    sync.Mutex
+	w     *netlog.Writer
+	ended bool
 }
 
 // open returns the writer of the record in dir.
 func (r *netRecord) open(dir string, o netlog.Options) (*netlog.Writer, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.ended {
+		return nil, api.Errorf(api.Unavailable, "record the network: the sandbox ends")
+	}
 	if r.w != nil {
 		return r.w, nil
 	}
@@ -31,6 +35,11 @@ func (r *netRecord) open(dir string, o netlog.Options) (*netlog.Writer, error) {
 	return w, nil
 }
 
+// openRecord returns the writer of the sandbox's record.
+func (s *Supervisor) openRecord() (*netlog.Writer, error) {
+	return s.netlog.open(s.dir.NetworkLog(), netlog.Options{Key: s.key})
+}
+
 func (r *netRecord) counts() netlog.Counts {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -40,10 +49,11 @@ func (r *netRecord) counts() netlog.Counts {
 	return r.w.Counts()
 }
 
-// close ends the record. It may be called again.
+// close ends the record for good. It may be called again.
 func (r *netRecord) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.ended = true
 	if r.w == nil {
 		return
 	}

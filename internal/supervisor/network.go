@@ -14,7 +14,6 @@ import (
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/control"
 	"github.com/smolvm/smolvm/internal/guest"
-	"github.com/smolvm/smolvm/internal/netlog"
 	"github.com/smolvm/smolvm/internal/netstack"
 	"github.com/smolvm/smolvm/internal/network"
 	"github.com/smolvm/smolvm/internal/point"
@@ -160,7 +159,7 @@ func (s *Supervisor) serveNetwork(spec api.Network) error {
 	if spec.Mode == api.NetworkNone {
 		return nil
 	}
-	log, err := s.netlog.open(s.dir.NetworkLog(), netlog.Options{Key: s.key})
+	log, err := s.openRecord()
 	if err != nil {
 		return err // what is not recorded does not happen
 	}

@@ -2,12 +2,17 @@ package supervisor
 
 import (
 	"context"
+	"log/slog"
+	"net"
+	"net/netip"
 	"slices"
+	"strconv"
 
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/control"
 	"github.com/smolvm/smolvm/internal/forward"
 	"github.com/smolvm/smolvm/internal/guest"
+	"github.com/smolvm/smolvm/internal/netlog"
 )
 
 // dialPort connects to a server in the guest for a forwarded port. A sandbox is in
@@ -32,6 +37,23 @@ func (s *Supervisor) dialPort(ctx context.Context, d guest.Dial) (forward.Flow, 
 		return nil, err
 	}
 	return usingFlow{f, end}, nil
+}
+
+// seenPort records a connection that came in by a port.
+func (s *Supervisor) seenPort(p api.Port, peer netip.AddrPort, refused error) {
+	log, err := s.openRecord()
+	if err != nil {
+		slog.Warn("record a connection to a forwarded port", "err", err)
+		return
+	}
+	e := netlog.Entry{
+		Kind: api.EventPort, Verdict: api.PolicyAllow, Proto: p.Proto, Address: peer.Addr().Unmap().String(), Port: p.GuestPort,
+		Reason: "It came in by port " + net.JoinHostPort(p.HostIP, strconv.Itoa(p.HostPort)) + " of the host.",
+	}
+	if refused != nil {
+		e.Verdict, e.Reason = api.PolicyDeny, e.Reason+" The guest did not take it: "+refused.Error()+"."
+	}
+	log.Record(e)
 }
 
 // usingFlow is a flow that keeps the sandbox in use.

@@ -31,7 +31,7 @@ func (s *Supervisor) serve(l net.Listener) {
 	s.swaps = make(chan func() error)
 	s.up, s.over = make(chan struct{}), make(chan struct{})
 	s.idle = newIdle(s.record().Spec.IdleTimeout())
-	s.forwards = forward.New(forward.Config{Dial: s.dialPort})
+	s.forwards = forward.New(forward.Config{Dial: s.dialPort, Seen: s.seenPort})
 	s.server = &server{served: make(chan struct{})}
 	s.server.closing, s.server.close = context.WithCancel(context.Background())
 	s.server.http = http.Server{
