@@ -56,7 +56,9 @@ func newWorld(t *testing.T) *world {
 	}
 	w := &world{T: t, session: session}
 	w.Set = New(Config{
-		Dial: func(ctx context.Context, d guest.Dial) (Flow, error) { return guest.Client{Opener: session}.Dial(ctx, d) },
+		Dial: func(ctx context.Context, d guest.Dial) (Flow, error) {
+			return guest.Client{Opener: session}.Dial(ctx, d)
+		},
 		Seen: func(_ api.Port, _ netip.AddrPort, err error) {
 			if err != nil {
 				w.refused.Add(1)
