@@ -28,7 +28,7 @@ type heldAcks struct {
 	card  *card
 	held  map[ackKey][]byte // frames with their lengths
 	timer *time.Timer       // runs while there are any
-	delay time.Duration
+	delay time.Duration     // 0: none waits
 }
 
 type ackKey struct {
@@ -60,7 +60,7 @@ func (h *heldAcks) hold(pkt *stack.PacketBuffer, parts [][]byte) bool {
 			h.timer.Stop() // or it would wake us for nothing
 		}
 	}
-	if before || tcp.Flags() != header.TCPFlagAck || len(tcp) > plainTCP || pkt.Data().Size() > 0 || len(h.held) >= maxHeldAcks {
+	if before || h.delay == 0 || tcp.Flags() != header.TCPFlagAck || len(tcp) > plainTCP || pkt.Data().Size() > 0 || len(h.held) >= maxHeldAcks {
 		return false
 	}
 	if len(h.held) == 0 {
