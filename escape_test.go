@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 
@@ -272,8 +273,15 @@ func (e *escapes) try(t *testing.T, box string, p escape) {
 		return
 	}
 	re := regexp.MustCompile("(?i)" + p.reason)
-	if !slices.ContainsFunc(record, func(l recorded) bool { return l.denied() && re.MatchString(l.says()) }) {
-		t.Errorf("the record does not say %q of it: %v", p.reason, record)
+	recordSays := func() bool {
+		record = append(record, e.record()...)
+		return slices.ContainsFunc(record, func(l recorded) bool { return l.denied() && re.MatchString(l.says()) })
+	}
+	// Of frames alike that are dropped there is one entry a second.
+	for deadline := time.Now().Add(patience); !recordSays(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("the record does not say %q of it: %v", p.reason, record)
+		}
 	}
 }
 

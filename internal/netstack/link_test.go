@@ -225,14 +225,31 @@ func TestBadFramesAreDroppedCountedAndRecorded(t *testing.T) {
 func TestDropsAreRecordedOnceASecond(t *testing.T) {
 	var d dropLog
 	now := time.Unix(1000, 0)
-	for i, want := range []uint64{1, 0, 0} {
-		if got := d.note(dropMAC, now); got != want {
-			t.Errorf("%d: %d", i, got)
+	for i, want := range []struct {
+		count uint64
+		later bool
+	}{{1, false}, {0, true}, {0, false}} {
+		if due, later := d.note(dropMAC, Flow{}, now); due.count != want.count || later != want.later {
+			t.Errorf("%d: %+v, %v", i, due, later)
 		}
 	}
-	if got := d.note(dropMAC, now.Add(dropEvery)); got != 3 {
-		t.Errorf("%d, not 3", got)
+	if due, later := d.note(dropMAC, Flow{}, now.Add(dropEvery)); due.count != 3 || later {
+		t.Errorf("%+v, %v: not 3", due, later)
 	}
+	for why, due := range d.takeAll(now) {
+		if due.count > 0 {
+			t.Errorf("left of %v: %+v", why, due)
+		}
+	}
+}
+
+func TestTheLastDropsAreRecordedToo(t *testing.T) {
+	_, wire, l := raw(t, Config{})
+	for range 3 {
+		put(t, wire, nil)
+	}
+	l.wait(t, func(e Event) bool { return e.Kind == EventDrop && e.Count == 1 })
+	l.wait(t, func(e Event) bool { return e.Kind == EventDrop && e.Count == 2 })
 }
 
 func TestStreamThatIsNoneEnds(t *testing.T) {

@@ -86,26 +86,55 @@ func (n *Network) record(e Event) {
 }
 
 // dropLog keeps a guest that sends bad frames from flooding the record: of each
-// reason one event a second, which counts those before it.
+// reason one event a second, which counts those since the one before.
 type dropLog struct {
 	mu      sync.Mutex
 	last    [numDrops]time.Time
-	pending [numDrops]uint64
+	pending [numDrops]pending
+	later   bool // somebody will take what is pending
+}
+
+// pending are dropped frames that no event stands for yet, and where the last one
+// of them wanted to go.
+type pending struct {
+	count uint64
+	flow  Flow
 }
 
 const dropEvery = time.Second
 
-// note returns how many drops an event should stand for now; 0 means no event.
-func (d *dropLog) note(why drop, now time.Time) uint64 {
+// note takes a dropped frame. It returns the frames that an event should stand for
+// now, if any, and whether the caller has to see to those that wait.
+func (d *dropLog) note(why drop, f Flow, now time.Time) (due pending, later bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.pending[why]++
+	d.pending[why].count++
+	d.pending[why].flow = f
 	if !d.last[why].IsZero() && now.Sub(d.last[why]) < dropEvery {
-		return 0
+		later, d.later = !d.later, true
+		return pending{}, later
 	}
-	count := d.pending[why]
-	d.last[why], d.pending[why] = now, 0
-	return count
+	return d.take(why, now), false
+}
+
+func (d *dropLog) take(why drop, now time.Time) pending {
+	due := d.pending[why]
+	d.pending[why] = pending{}
+	if due.count > 0 {
+		d.last[why] = now
+	}
+	return due
+}
+
+// takeAll returns all that waits.
+func (d *dropLog) takeAll(now time.Time) (due [numDrops]pending) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.later = false
+	for why := range due {
+		due[why] = d.take(drop(why), now)
+	}
+	return due
 }
 
 // dropped counts a frame and perhaps records it. Chatter says nothing about the
@@ -115,9 +144,30 @@ func (n *Network) dropped(p packet) {
 	if p.drop == dropChatter {
 		return
 	}
-	if count := n.drops.note(p.drop, n.cfg.Now()); count > 0 {
-		f := Flow{Src: netip.AddrPortFrom(p.src, 0), Dst: netip.AddrPortFrom(p.dst, 0)}
-		n.record(Event{Kind: EventDrop, Flow: f, Reason: string(p.drop.reason()), Count: count})
+	f := Flow{Src: netip.AddrPortFrom(p.src, 0), Dst: netip.AddrPortFrom(p.dst, 0)}
+	due, later := n.drops.note(p.drop, f, n.cfg.Now())
+	n.recordDrops(p.drop, due)
+	if later {
+		n.wg.Go(n.recordLater)
+	}
+}
+
+// recordLater records the drops of the last second, of which no later one need tell.
+func (n *Network) recordLater() {
+	timer := time.NewTimer(dropEvery)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-n.ctx.Done():
+	}
+	for why, due := range n.drops.takeAll(n.cfg.Now()) {
+		n.recordDrops(drop(why), due)
+	}
+}
+
+func (n *Network) recordDrops(why drop, due pending) {
+	if due.count > 0 {
+		n.record(Event{Kind: EventDrop, Flow: due.flow, Reason: string(why.reason()), Count: due.count})
 	}
 }
 
