@@ -49,14 +49,19 @@ func (l *life) nowhere(value string) {
 				l.Errorf("the value is in %s of %s", name, p)
 			}
 		}
-		limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", p.PID))
-		if err == nil && strings.Contains(strings.Join(p.Args, " "), "supervise") {
-			_, line, _ := strings.Cut(string(limits), "Max core file size")
-			if f := strings.Fields(line); len(f) < 2 || f[0] != "0" || f[1] != "0" {
-				l.Errorf("%s may leave a core file", p)
-			}
+		if strings.Contains(strings.Join(p.Args, " "), "supervise") {
+			// One that has just begun forbids it before it reads what it is told.
+			l.eventually(p.String()+" cannot leave a core file", func() bool { return noCore(p.PID) })
 		}
 	}
+}
+
+// noCore reports whether a process cannot leave a core file, or has ended.
+func noCore(pid int) bool {
+	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
+	_, line, _ := strings.Cut(string(limits), "Max core file size")
+	f := strings.Fields(line)
+	return err != nil || len(f) > 1 && f[0] == "0" && f[1] == "0"
 }
 
 // contains reports whether a value is in a file. Memory's files are mostly holes.
