@@ -1,10 +1,18 @@
 package network
 
 import (
+	"bufio"
+	"crypto/tls"
+	"errors"
 	"io"
 	"net"
+	"net/http"
+	"os"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/net/websocket"
 
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/egress"
@@ -188,6 +196,83 @@ func TestFirstBytesMustCome(t *testing.T) {
 			s.book.wait(t, "the denial", func(e api.NetworkEntry) bool {
 				return e.Kind != api.EventDNS && e.Verdict == api.PolicyDeny && e.Code == test.code && e.Reason != ""
 			})
+		})
+	}
+}
+
+// TestChangedPolicyEndsWhatIsNotLookedAt holds flows that pass as they are against a
+// policy that wants to see their requests: what they carry cannot be told any more.
+func TestChangedPolicyEndsWhatIsNotLookedAt(t *testing.T) {
+	w := world.Start(t)
+	ca := openCA(t)
+	s := start(t, w, Config{CA: ca}, w.Allow(world.WWW))
+	c, err := s.dial(t, "tcp", hostPort(world.WWW, w.HTTPS))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := trust(w.CA)
+	cfg.ServerName = world.WWW
+	conn := tls.Client(c, cfg)
+	send := func() error {
+		io.WriteString(conn, "POST /echo HTTP/1.1\r\nHost: "+world.WWW+"\r\nContent-Length: 3\r\n\r\nout")
+		r, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err == nil {
+			r.Body.Close()
+		}
+		return err
+	}
+	if err := send(); err != nil {
+		t.Fatal(err)
+	}
+	s.SetPolicy(compile(t, readOnly(w, world.WWW, "/")))
+	s.book.kind(t, api.EventEnd, api.PolicyAllow)
+	if err := send(); err == nil {
+		t.Error("what is not allowed any more still gets out")
+	}
+}
+
+// TestChangedPolicyEndsRequests holds a WebSocket against a policy that still allows
+// other requests of its flow.
+func TestChangedPolicyEndsRequests(t *testing.T) {
+	for name, next := range map[string]func(*world.World) api.Rule{
+		"denied": func(w *world.World) api.Rule { return readOnly(w, world.WS, "/other") },
+		"asked": func(w *world.World) api.Rule {
+			r := readOnly(w, world.WS, "/")
+			r.Action = api.PolicyAsk
+			return r
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := world.Start(t)
+			s := start(t, w, Config{}, readOnly(w, world.WS, "/echo"))
+			c, err := s.dial(t, "tcp", hostPort(world.WS, w.HTTP))
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg, err := websocket.NewConfig("ws"+strings.TrimPrefix(w.PlainURL(world.WS, "/echo"), "http"), w.PlainURL(world.WS, "/"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			ws, err := websocket.NewClient(cfg, c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			say := func() (got string, err error) {
+				_ = websocket.Message.Send(ws, "out")
+				return got, websocket.Message.Receive(ws, &got)
+			}
+			if got, err := say(); got != "out" {
+				t.Fatalf("%q, %v", got, err)
+			}
+			s.SetPolicy(compile(t, readOnly(w, world.WS, "/echo"))) // nothing changes
+			if got, err := say(); got != "out" {
+				t.Fatalf("after no change: %q, %v", got, err)
+			}
+			s.SetPolicy(compile(t, next(w)))
+			c.SetReadDeadline(time.Now().Add(long))
+			if got, err := say(); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("still passes: %q, %v", got, err)
+			}
 		})
 	}
 }

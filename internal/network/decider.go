@@ -114,7 +114,7 @@ func (f *flow) start(d egress.Decision) netstack.Decision {
 			nd.Verdict, nd.Handler, nd.DialFirst = netstack.Serve, f.serve(d), true
 		} else {
 			nd.Ends = f.ending()
-			f.recheck() // policy may have changed just before
+			f.pass()
 		}
 	case egress.More:
 		nd.Verdict, nd.Handler, nd.DialFirst = netstack.Serve, f.serve(d), d.Dial

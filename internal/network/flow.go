@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -26,6 +27,8 @@ type flow struct {
 	recorded bool                    // its decision is in the record
 	denied   bool                    // and that was no
 	cancel   context.CancelCauseFunc // ends it; nil: not yet
+	passed   bool                    // what it carries is not looked at
+	running  map[*egress.HTTP]bool   // requests that were allowed; whether by a person
 	over     string                  // why it was ended by that; empty: it was not
 }
 
@@ -73,18 +76,72 @@ func (s *flows) recheck() {
 
 func (f *flow) recheck() {
 	f.mu.Lock()
-	cancel, settled := f.cancel, f.recorded && !f.denied
+	settled := f.recorded && !f.denied
+	running := maps.Clone(f.running)
 	f.mu.Unlock()
-	if cancel == nil || !settled {
+	if !settled {
 		return
 	}
-	if d := f.decide(f.request()); d.Action == egress.Deny {
-		err := api.Errorf(api.Denied, "the policy was changed: %s", d.Why)
-		f.mu.Lock()
-		f.over = err.Error()
-		f.mu.Unlock()
-		cancel(err)
+	f.endUnless(f.stands())
+	for r, asked := range running {
+		f.endUnless(f.requestStands(r, asked))
 	}
+}
+
+// endUnless ends the flow, for a reason, if ok is false.
+func (f *flow) endUnless(why string, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if ok || f.cancel == nil {
+		return
+	}
+	err := api.Errorf(api.Denied, "the policy was changed: %s", why)
+	f.over = err.Error()
+	f.cancel(err)
+}
+
+// stands reports whether policy still allows what the flow does, or why not. Where
+// nobody looks at what passes, policy must allow it without looking.
+func (f *flow) stands() (why string, ok bool) {
+	f.mu.Lock()
+	req, passed := f.req, f.passed
+	f.mu.Unlock()
+	d := f.decide(req)
+	return d.Why, d.Action == egress.Allow || !passed && d.Action != egress.Deny
+}
+
+// requestStands is stands for a request under way. What a person was asked about
+// is not asked about again.
+func (f *flow) requestStands(r *egress.HTTP, asked bool) (why string, ok bool) {
+	req := f.request()
+	req.HTTP = r
+	d := f.decide(req)
+	return d.Why, d.Action == egress.Allow || asked && d.Action == egress.Ask
+}
+
+// run notes until ctx ends that an allowed request is under way, so that a change
+// of policy ends it: an upload may be long, and a WebSocket without end.
+func (f *flow) run(ctx context.Context, r *egress.HTTP, asked bool) {
+	f.mu.Lock()
+	if f.running == nil {
+		f.running = map[*egress.HTTP]bool{}
+	}
+	f.running[r] = asked
+	f.mu.Unlock()
+	context.AfterFunc(ctx, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.running, r)
+	})
+	f.endUnless(f.requestStands(r, asked)) // policy may have changed just before
+}
+
+// pass notes that what the flow carries is not looked at from here on.
+func (f *flow) pass() {
+	f.mu.Lock()
+	f.passed = true
+	f.mu.Unlock()
+	f.recheck() // policy may have changed just before
 }
 
 // ending returns what is closed when the flow must end, for one that is not served.

@@ -56,6 +56,7 @@ func (s *session) open(ctx context.Context, d egress.Decision) error {
 	default:
 		return s.pass(ctx, d)
 	}
+	s.f.recheck() // policy may have changed just before
 	return s.f.n.opener.Serve(ctx, intercept.Replay(s.seen, s.guest), intercept.Flow{
 		TLS: s.kind == sniff.TLS, Name: cmp.Or(name, req.Addr.String()), Port: req.Port,
 		Dial:    func(ctx context.Context, _ string) (net.Conn, error) { return s.connect(ctx, d) },
@@ -94,7 +95,9 @@ func (f *flow) decideHTTP(ctx context.Context, r *intercept.Request) intercept.A
 	a.Opaque = a.Allow && whole.Action == egress.Allow
 	if !a.Allow {
 		f.findOwner(ctx) // while the client still waits: then it may be gone
+		return a
 	}
+	f.run(ctx, req.HTTP, a.Code == string(codeAnswer))
 	return a
 }
 

@@ -197,6 +197,7 @@ const codeSilent egress.Code = "silent" // the client said nothing to decide by
 // pass lets a flow out as it is.
 func (s *session) pass(ctx context.Context, d egress.Decision) error {
 	s.f.settled(d)
+	s.f.pass()
 	host, err := s.connect(ctx, d)
 	if err != nil {
 		return err
