@@ -157,6 +157,9 @@ func loadManifest(key seal.Key, t *tar.Reader, digest string) (*Manifest, string
 		return nil, "", api.Errorf(api.Denied, "the snapshot file has another digest than was given").WithCode(seal.CodeAltered).
 			WithRecovery("Compare with what smolvm snapshot save printed where the file was made; do not use a file that differs.")
 	}
+	if ours != nil {
+		m.Names = nil // who made the file could have any name lead to a server of his own; the guest asks again
+	}
 	return m, h.PAXRecords[paxName], nil
 }
 

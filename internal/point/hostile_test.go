@@ -42,9 +42,12 @@ func TestLoadOfHostilePoints(t *testing.T) {
 			file, digest := carried(t, c.layer, c.resize)
 			dir := newDir(t)
 			// Another installation, that was given the digest.
-			_, _, err := Load(seal.Key{2}, file, dir, LoadOptions{Digest: digest})
+			m, _, err := Load(seal.Key{2}, file, dir, LoadOptions{Digest: digest})
 			if c.ok && err != nil {
 				t.Fatal(err)
+			}
+			if c.ok && m.Names != nil {
+				t.Errorf("it says where names lead: %s", m.Names)
 			}
 			if !c.ok && (!errors.Is(err, api.ErrDenied) || api.AsError(err).Code != seal.CodeAltered) {
 				t.Errorf("it was taken in: %v", err)
@@ -69,7 +72,8 @@ func carried(t *testing.T, layer []byte, resize int64) (*bytes.Buffer, string) {
 	dir := newDir(t)
 	m := &Manifest{
 		Image: control.Image{RootFS: "images/base"}, Match: Match{DiskMiB: 256, MemoryMiB: 256},
-		Disk: []string{NewPart("raw"), NewPart("layer")},
+		Disk:  []string{NewPart("raw"), NewPart("layer")},
+		Names: []byte(`[{"name":"api.example.com","addr":"6.6.6.6","left":600000000000}]`),
 	}
 	for i, content := range [][]byte{[]byte("disk"), layer} {
 		if err := os.WriteFile(filepath.Join(dir.Parts(), m.Disk[i]), content, 0o600); err != nil {
