@@ -10,26 +10,27 @@ import (
 
 // The words of the wire are the words of the SDK.
 type (
-	Spec         = api.Spec
-	Info         = api.Sandbox
-	State        = api.State
-	Isolation    = api.Isolation
-	Accel        = api.Accel
-	Timings      = api.Timings
-	Stats        = api.Stats
-	FileInfo     = api.FileInfo
-	FileEvent    = api.FileEvent
-	GuestProcess = api.GuestProcess
-	Network      = api.Network
-	Policy       = api.Policy
-	Rule         = api.Rule
-	Secret       = api.Secret
-	SecretStatus = api.SecretStatus
-	Port         = api.Port
-	Mount        = api.Mount
-	PendingFlow  = api.PendingFlow
-	FlowAnswer   = api.FlowAnswer
-	Error        = api.Error
+	Spec             = api.Spec
+	Info             = api.Sandbox
+	State            = api.State
+	Isolation        = api.Isolation
+	Accel            = api.Accel
+	Timings          = api.Timings
+	Stats            = api.Stats
+	FileInfo         = api.FileInfo
+	FileEvent        = api.FileEvent
+	GuestProcess     = api.GuestProcess
+	Network          = api.Network
+	Policy           = api.Policy
+	InternetSettings = api.InternetSettings
+	Rule             = api.Rule
+	Secret           = api.Secret
+	SecretStatus     = api.SecretStatus
+	Port             = api.Port
+	Mount            = api.Mount
+	PendingFlow      = api.PendingFlow
+	FlowAnswer       = api.FlowAnswer
+	Error            = api.Error
 )
 
 // Error classes, for errors.Is.

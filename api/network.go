@@ -18,10 +18,13 @@ const (
 // Network says what a sandbox may reach. The zero value is NetworkPolicy without
 // a policy: the public internet, and nothing that lies around the host.
 type Network struct {
-	Mode   string   `json:"mode,omitempty"`   // empty: NetworkPolicy
-	Policy *Policy  `json:"policy,omitempty"` // of NetworkPolicy alone; nil: all that is public
-	Log    string   `json:"log,omitempty"`    // empty: NetworkLogFlows
-	DNS    []string `json:"dns,omitempty"`    // name servers to ask, ADDRESS or ADDRESS:PORT; empty: the host's
+	Mode   string  `json:"mode,omitempty"`   // empty: NetworkPolicy
+	Policy *Policy `json:"policy,omitempty"` // of NetworkPolicy alone; nil: all that is public
+	// InternetSettings are another way to write a Policy, which takes their place.
+	InternetSettings *InternetSettings `json:"internet_settings,omitempty"`
+
+	Log string   `json:"log,omitempty"` // empty: NetworkLogFlows
+	DNS []string `json:"dns,omitempty"` // name servers to ask, ADDRESS or ADDRESS:PORT; empty: the host's
 
 	AskSeconds float64 `json:"ask_seconds,omitempty"` // how long a flow waits for an answer; zero: 60
 

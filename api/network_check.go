@@ -24,7 +24,10 @@ func (n Network) Check() error {
 		return Errorf(Invalid, "network %.80q is not known", n.Mode).
 			WithRecovery("Use %s, %s or %s.", NetworkNone, NetworkPolicy, NetworkOpen)
 	}
-	if n.Policy != nil && n.Mode != "" && n.Mode != NetworkPolicy {
+	if n.Policy != nil && n.InternetSettings != nil {
+		return Errorf(Invalid, "network policy and internet_settings exclude each other").WithRecovery("Leave one of the two out.")
+	}
+	if (n.Policy != nil || n.InternetSettings != nil) && n.Mode != "" && n.Mode != NetworkPolicy {
 		return Errorf(Invalid, "network %s takes no policy", n.Mode).WithRecovery("Leave one of the two out.")
 	}
 	switch n.Log {
@@ -79,6 +82,8 @@ func (n Network) checkDNS() error {
 type NetworkChange struct {
 	Mode   string  `json:"mode,omitempty"` // empty: NetworkPolicy
 	Policy *Policy `json:"policy,omitempty"`
+	// InternetSettings are another way to write a Policy.
+	InternetSettings *InternetSettings `json:"internet_settings,omitempty"`
 	// Add are rules to put in front of the policy that there is, instead of another.
 	// Mode and Policy must then be empty.
 	Add []Rule `json:"add,omitempty"`
@@ -87,10 +92,10 @@ type NetworkChange struct {
 // Apply returns n with the change made, or an error of class Invalid.
 func (c NetworkChange) Apply(n Network) (Network, error) {
 	if len(c.Add) == 0 {
-		n.Mode, n.Policy = c.Mode, c.Policy
+		n.Mode, n.Policy, n.InternetSettings = c.Mode, c.Policy, c.InternetSettings
 		return n, n.Check()
 	}
-	if c.Mode != "" || c.Policy != nil {
+	if c.Mode != "" || c.Policy != nil || c.InternetSettings != nil {
 		return n, Errorf(Invalid, "change network: rules to add and another mode or policy exclude each other")
 	}
 	if n.Mode != "" && n.Mode != NetworkPolicy {

@@ -61,5 +61,12 @@ type Rule struct {
 	Note    string    `yaml:"note,omitempty" json:"note,omitempty"` // for people
 }
 
+// InternetSettings are network settings as the Python original takes them; they
+// stand for a Policy. Nil lists mean what "*" means: all.
+type InternetSettings struct {
+	AllowedDomains     []string `yaml:"allowed_domains" json:"allowed_domains"` // names, *.suffix, addresses, URLs
+	AllowedHTTPMethods []string `yaml:"allowed_http_methods" json:"allowed_http_methods"`
+}
+
 // Live reports whether a rule has not expired.
 func (r Rule) Live(at time.Time) bool { return r.Expires.IsZero() || at.Before(r.Expires) }

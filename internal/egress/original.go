@@ -9,21 +9,15 @@ import (
 	"github.com/smolvm/smolvm/api"
 )
 
-// InternetSettings are network settings as the Python original takes them. Nil
-// lists mean what "*" means: all.
-type InternetSettings struct {
-	AllowedDomains     []string `json:"allowed_domains"`
-	AllowedHTTPMethods []string `json:"allowed_http_methods"`
-}
-
-// Policy translates the settings and says, a sentence a line, what came of them.
+// FromSettings translates settings of the Python original and says, a sentence a
+// line, what came of them.
 //
 // An entry is "*", a name, *.suffix, an address, or a URL. A name is open on all
 // TCP ports. A URL is open on the ports 80 and 443, or on its own port, and
 // with a path only for that path and below. With methods, only HTTP requests
 // with these methods get out. Unlike in the original, all of this is enforced.
-func (s InternetSettings) Policy() (*Policy, []string, error) {
-	methods, err := s.methods()
+func FromSettings(s api.InternetSettings) (*Policy, []string, error) {
+	methods, err := settingsMethods(s.AllowedHTTPMethods)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -58,17 +52,17 @@ func allowAll() (*Policy, []string, error) {
 	return p, []string{"The whole public internet is open; private networks, this host and cloud metadata are not."}, err
 }
 
-// methods returns nil for all methods.
-func (s InternetSettings) methods() ([]string, error) {
+// settingsMethods returns nil for all methods.
+func settingsMethods(allowed []string) ([]string, error) {
 	var list []string
-	for _, m := range s.AllowedHTTPMethods {
+	for _, m := range allowed {
 		m = strings.ToUpper(strings.TrimSpace(m))
 		if m == "*" {
 			return nil, nil
 		}
 		list = append(list, m)
 	}
-	if s.AllowedHTTPMethods != nil && len(list) == 0 {
+	if allowed != nil && len(list) == 0 {
 		return nil, api.Errorf(api.Invalid, "internet_settings: allowed_http_methods is empty: write the methods, or \"*\" for all")
 	}
 	return list, nil

@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/smolvm/smolvm/api"
 )
 
 func TestOriginalSettings(t *testing.T) {
@@ -50,11 +53,11 @@ func TestOriginalSettings(t *testing.T) {
 			tcp 93.184.216.34:81 => deny - port
 			tcp 93.184.216.34:22 name=example.com other => allow r3 rule`, "The address 10.0.0.0/8 is open.\nThe address 93.184.216.34 is open on port 80.\nexample.com is open on port 22."},
 	} {
-		var s InternetSettings
+		var s api.InternetSettings
 		if err := json.Unmarshal([]byte(c.settings), &s); err != nil {
 			t.Fatal(err)
 		}
-		p, said, err := s.Policy()
+		p, said, err := FromSettings(s)
 		if err != nil {
 			t.Errorf("%s: %v", c.settings, err)
 			continue
@@ -81,12 +84,40 @@ func TestOriginalSettingsRefused(t *testing.T) {
 		`{"allowed_domains": ["example.com"], "allowed_http_methods": []}`:        "allowed_http_methods is empty",
 		`{"allowed_domains": ["example.com"], "allowed_http_methods": ["G T"]}`:   `method "G T"`,
 	} {
-		var s InternetSettings
+		var s api.InternetSettings
 		if err := json.Unmarshal([]byte(settings), &s); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := s.Policy(); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "internet_settings") {
+		if _, _, err := FromSettings(s); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "internet_settings") {
 			t.Errorf("%s: %v", settings, err)
+		}
+	}
+}
+
+func TestParseTakesOriginalSettings(t *testing.T) {
+	for _, text := range []string{
+		`{"allowed_domains": ["example.com"], "allowed_http_methods": ["get"]}`,
+		`{"internet_settings": {"allowed_domains": ["example.com"], "allowed_http_methods": ["GET"]}}`,
+		"internet_settings:\n  allowed_domains: [example.com]\n  allowed_http_methods: [GET]\n",
+	} {
+		p, err := Parse([]byte(text), time.Now())
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		d := p.Document()
+		if len(d.Rules) != 1 || d.Default != Deny || d.Rules[0].Domains[0] != "example.com" || d.Rules[0].Methods[0] != "GET" {
+			t.Errorf("%s: %+v", text, d)
+		}
+	}
+	for text, want := range map[string]string{
+		"allowed_domains: [example.com]\ndefault: allow":    `line 2: internet_settings has no field "default"`,
+		"internet_settings:\n  allowed_domains: {a: b}":     "allowed_domains is no list",
+		`{"internet_settings": {"allowed_domains": ["a"]}}`: `"a"`,
+		"internet_settings: 7":                              "is no mapping",
+	} {
+		if _, err := Parse([]byte(text), time.Now()); err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "network policy: ") {
+			t.Errorf("%s: %v", text, err)
 		}
 	}
 }

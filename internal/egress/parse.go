@@ -40,6 +40,9 @@ func parse(text []byte, now time.Time) (*Policy, int, error) {
 	if err != nil {
 		return nil, line, err
 	}
+	if s := settingsNode(root); s != nil {
+		return fromSettings(s)
+	}
 	r := reader{now: now, lines: map[string]int{}}
 	document := r.document(root)
 	if r.err != nil {
@@ -50,6 +53,46 @@ func parse(text []byte, now time.Time) (*Policy, int, error) {
 		return nil, r.lineOf(bad), bad
 	}
 	return p, 0, nil
+}
+
+// settingsNode returns the settings of the Python original where a file holds
+// those instead of a policy, by themselves or under internet_settings; else nil.
+func settingsNode(root *yaml.Node) *yaml.Node {
+	for i := 0; i+1 < len(root.Content) && root.Kind == yaml.MappingNode; i += 2 {
+		switch root.Content[i].Value {
+		case "allowed_domains", "allowed_http_methods":
+			return root
+		case "internet_settings":
+			if len(root.Content) == 2 {
+				return root.Content[1]
+			}
+		}
+	}
+	return nil
+}
+
+func fromSettings(n *yaml.Node) (*Policy, int, error) {
+	r := reader{lines: map[string]int{}}
+	var s api.InternetSettings
+	r.fields(n, "internet_settings", []string{"allowed_domains", "allowed_http_methods"}, func(key string, v *yaml.Node) {
+		list := []string{}
+		if err := v.Decode(&list); err != nil {
+			r.fail(v, "%s is no list of texts", key)
+		}
+		if key == "allowed_domains" {
+			s.AllowedDomains = list
+		} else {
+			s.AllowedHTTPMethods = list
+		}
+	})
+	if r.err != nil {
+		return nil, r.line, r.err
+	}
+	p, _, err := FromSettings(s)
+	if e := (*api.Error)(nil); errors.As(err, &e) {
+		err = errors.New(e.Message) // Parse says the class
+	}
+	return p, 0, err
 }
 
 // nodes reads text as what it is: JSON, if it begins as JSON does and is valid,

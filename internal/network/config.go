@@ -74,11 +74,15 @@ const (
 
 // PolicyOf returns the policy that spec means, or an error of class Invalid.
 func PolicyOf(spec api.Network) (*egress.Policy, error) {
-	if spec.Policy == nil {
+	if spec.Policy == nil && spec.InternetSettings == nil {
 		return egress.Mode(spec.Mode)
 	}
 	if spec.Mode != "" && spec.Mode != api.NetworkPolicy {
 		return nil, api.Errorf(api.Invalid, "network %s: only network %s takes a policy", spec.Mode, api.NetworkPolicy)
+	}
+	if spec.InternetSettings != nil {
+		p, _, err := egress.FromSettings(*spec.InternetSettings)
+		return p, err
 	}
 	return egress.New(*spec.Policy)
 }

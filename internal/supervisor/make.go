@@ -20,7 +20,7 @@ func (s *Supervisor) make(ctx context.Context, b *birth) error {
 	if err := spec.Check(); err != nil {
 		return err
 	}
-	if err := checkNetwork(spec.Network); err != nil {
+	if err := settle(&spec.Network); err != nil {
 		return err
 	}
 	if err := s.nameFree(spec.Name); err != nil {

@@ -201,9 +201,14 @@ func texts[T netip.Addr | netip.Prefix](list ...T) []string {
 	return out
 }
 
-// checkNetwork refuses what cannot be enforced.
-func checkNetwork(spec api.Network) error {
-	_, err := network.PolicyOf(spec)
+// settle refuses what cannot be enforced, and puts the policy that the original's
+// settings stand for in their place.
+func settle(spec *api.Network) error {
+	p, err := network.PolicyOf(*spec)
+	if err == nil && spec.InternetSettings != nil {
+		d := p.Document()
+		spec.Policy, spec.InternetSettings = &d, nil
+	}
 	return err
 }
 
@@ -221,7 +226,7 @@ func (s *Supervisor) setNetwork(ctx context.Context, c api.NetworkChange) (api.N
 	if err != nil {
 		return before, err
 	}
-	if err := checkNetwork(next); err != nil {
+	if err := settle(&next); err != nil {
 		return before, err
 	}
 	down := next.Mode == api.NetworkNone
@@ -241,14 +246,18 @@ func (s *Supervisor) setNetwork(ctx context.Context, c api.NetworkChange) (api.N
 // applyNetwork makes what spec says true of a sandbox that is up. What is forbidden
 // is so at once, whatever the guest does.
 func (s *Supervisor) applyNetwork(ctx context.Context, spec api.Network) error {
-	if n := s.wiring.network(); n != nil {
-		p, err := network.PolicyOf(spec)
-		if err != nil {
+	p, err := network.PolicyOf(spec)
+	if err != nil {
+		return err
+	}
+	if s.wiring.network() == nil {
+		if err := s.serveNetwork(spec); err != nil {
 			return err
 		}
+	}
+	// Also of one that is there since a moment: a boot may have begun it with the policy before.
+	if n := s.wiring.network(); n != nil {
 		n.SetPolicy(p)
-	} else if err := s.serveNetwork(spec); err != nil {
-		return err
 	}
 	if s.gate.get().State != api.StateRunning {
 		return nil // the card stays as it is

@@ -127,7 +127,10 @@ func (s *Supervisor) take(ctx context.Context, c control.Create, client <-chan s
 		return errTaken
 	}
 	spec := c.Spec.WithDefaults()
-	err := s.fits(ctx, spec)
+	if err := s.fits(ctx, spec); err != nil {
+		return err
+	}
+	err := settle(&spec.Network)
 	if err != nil {
 		return err
 	}
@@ -158,9 +161,6 @@ func (s *Supervisor) spend(reason string) {
 // fits refuses a spec that the member cannot be.
 func (s *Supervisor) fits(ctx context.Context, spec api.Spec) error {
 	if err := spec.Check(); err != nil {
-		return err
-	}
-	if err := checkNetwork(spec.Network); err != nil {
 		return err
 	}
 	if err := s.nameFree(spec.Name); err != nil {
