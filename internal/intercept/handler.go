@@ -19,7 +19,17 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := s.begin(w, r)
 	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
 	defer x.finish()
-	if !x.check(r) || !x.decide(r) {
+	if !x.check(r) {
+		return
+	}
+	select {
+	case s.i.requests <- struct{}{}:
+		defer func() { <-s.i.requests }()
+	default: // what one request holds is little, what all flows of a guest could have is not
+		x.deny(http.StatusServiceUnavailable, "crowded", "The sandbox has too many requests under way.")
+		return
+	}
+	if !x.decide(r) {
 		return
 	}
 	if r.Method == http.MethodConnect {

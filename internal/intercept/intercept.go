@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/smolvm/smolvm/api"
@@ -25,6 +26,7 @@ type Limits struct {
 	Head      int           // bytes of a head, each way; 64 KiB
 	Streams   int           // requests at once on a connection; 100
 	Conns     int           // connections to servers at once; 16
+	Requests  int           // requests at once on all connections of the sandbox; 1024
 	Greet     time.Duration // for TLS with the guest, which may be emulated on a busy host; 60s
 	Handshake time.Duration // for TLS with a server; 15s
 	Idle      time.Duration // a guest's connection without a request; 5m
@@ -34,6 +36,7 @@ func (l Limits) withDefaults() Limits {
 	set(&l.Head, 64<<10)
 	set(&l.Streams, 100)
 	set(&l.Conns, 16)
+	set(&l.Requests, 1024)
 	set(&l.Greet, time.Minute)
 	set(&l.Handshake, 15*time.Second)
 	set(&l.Idle, 5*time.Minute)
@@ -57,20 +60,22 @@ type Interceptor struct {
 	cfg      Config
 	greeting *tls.Config // towards guests; one for all, so that they can resume
 	sessions tls.ClientSessionCache
+	flows    atomic.Int64  // that are served
+	requests chan struct{} // a place for each under way
 }
 
 // New makes an Interceptor, which has nothing to close. Class Invalid where a
 // limit is negative.
 func New(cfg Config) (*Interceptor, error) {
 	l := cfg.Limits
-	if l.Head < 0 || l.Streams < 0 || l.Conns < 0 || l.Greet < 0 || l.Handshake < 0 || l.Idle < 0 {
+	if l.Head < 0 || l.Streams < 0 || l.Conns < 0 || l.Requests < 0 || l.Greet < 0 || l.Handshake < 0 || l.Idle < 0 {
 		return nil, api.Errorf(api.Invalid, "make interceptor: a limit is negative: %+v", l)
 	}
 	cfg.Limits = l.withDefaults()
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	i := &Interceptor{cfg: cfg, sessions: tls.NewLRUClientSessionCache(maxSessions)}
+	i := &Interceptor{cfg: cfg, sessions: tls.NewLRUClientSessionCache(maxSessions), requests: make(chan struct{}, cfg.Requests)}
 	i.greeting = &tls.Config{
 		MinVersion:     tls.VersionTLS12,
 		NextProtos:     []string{"h2", "http/1.1"},
@@ -97,7 +102,9 @@ func (i *Interceptor) Serve(ctx context.Context, guest net.Conn, f Flow) error {
 		}
 		guest = conn
 	}
-	s := newServer(ctx, i, f)
+	size := sizeOf(i.flows.Add(1))
+	defer i.flows.Add(-1)
+	s := newServer(ctx, i, f, size)
 	s.serve(ctx, guest)
 	cancel()
 	s.end()

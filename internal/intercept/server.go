@@ -14,11 +14,6 @@ import (
 )
 
 const (
-	// window is what HTTP/2 holds of a stream that nobody reads, in bytes, and
-	// windows of a whole connection: one stuck stream must not stop the others. The
-	// latter must be below 4 MiB (http.HTTP2Config).
-	window  = 512 << 10
-	windows = 2 << 20
 	// upstreamIdle closes connections to servers that are not used, before most
 	// servers do.
 	upstreamIdle = 60 * time.Second
@@ -29,11 +24,35 @@ const (
 	ioBuffer = 16 << 10
 )
 
+// windows are what HTTP/2 holds of what nobody reads, in bytes: of a stream, and of a
+// whole connection, where one stuck stream must not stop the others. The latter must
+// be below 4 MiB (http.HTTP2Config).
+type windows struct{ stream, conn int }
+
+// With many flows open new ones get less, which bounds what a guest that does not
+// read and servers that do not can make us hold, each side of a flow, to manyFlows *
+// wide.conn and narrow.conn for each of the others.
+var (
+	wide   = windows{512 << 10, 2 << 20}
+	narrow = windows{64 << 10, 256 << 10}
+)
+
+const manyFlows = 64
+
+func sizeOf(flows int64) windows {
+	if flows > manyFlows {
+		return narrow
+	}
+	return wide
+}
+
 // server serves one flow.
 type server struct {
 	i   *Interceptor
 	f   Flow
 	ctx context.Context // of the flow
+
+	size windows
 
 	up    *http.Transport
 	up1   *http.Transport // HTTP/1.1 alone, for switches
@@ -48,8 +67,8 @@ type server struct {
 	overOnce sync.Once
 }
 
-func newServer(ctx context.Context, i *Interceptor, f Flow) *server {
-	s := &server{i: i, f: f, ctx: ctx, idle: make(chan struct{}), over: make(chan struct{})}
+func newServer(ctx context.Context, i *Interceptor, f Flow, size windows) *server {
+	s := &server{i: i, f: f, ctx: ctx, size: size, idle: make(chan struct{}), over: make(chan struct{})}
 	s.up, s.up1 = s.transport(f.TLS), s.transport(false)
 	s.proxy = &httputil.ReverseProxy{
 		Rewrite:        s.prepare,
@@ -84,8 +103,8 @@ func (s *server) serve(ctx context.Context, guest net.Conn) {
 		ConnState:                    s.state,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:          s.i.cfg.Streams,
-			MaxReceiveBufferPerStream:     window,
-			MaxReceiveBufferPerConnection: windows,
+			MaxReceiveBufferPerStream:     s.size.stream,
+			MaxReceiveBufferPerConnection: s.size.conn,
 		},
 	}
 	_ = h.Serve(&once{conn: guest}) // its one connection goes on

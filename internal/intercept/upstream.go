@@ -30,8 +30,9 @@ func (s *server) transport(http2 bool) *http.Transport {
 		WriteBufferSize:        ioBuffer,
 		ReadBufferSize:         ioBuffer,
 		HTTP2: &http.HTTP2Config{
-			MaxReceiveBufferPerStream:     window,
-			MaxReceiveBufferPerConnection: windows,
+			MaxReceiveBufferPerStream:     s.size.stream,
+			MaxReceiveBufferPerConnection: s.size.conn,
+			StrictMaxConcurrentRequests:   true, // else a server could have us hold that often
 		},
 	}
 }
