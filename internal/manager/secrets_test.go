@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -56,12 +57,18 @@ func (l *life) nowhere(value string) {
 	}
 }
 
-// noCore reports whether a process cannot leave a core file, or has ended.
+// noCore reports whether a process cannot leave a core, or has ended. Where cores go
+// to a program, 1 forbids it and 0 does not; a hard limit of 0 stays.
 func noCore(pid int) bool {
+	var own unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_CORE, &own) != nil {
+		return false
+	}
+	want := strconv.FormatUint(min(own.Max, 1), 10)
 	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
 	_, line, _ := strings.Cut(string(limits), "Max core file size")
 	f := strings.Fields(line)
-	return err != nil || len(f) > 1 && f[0] == "0" && f[1] == "0"
+	return err != nil || len(f) > 1 && f[0] == want && f[1] == want
 }
 
 // contains reports whether a value is in a file. Memory's files are mostly holes.

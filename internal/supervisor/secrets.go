@@ -11,8 +11,16 @@ import (
 )
 
 // noCoreDump keeps what is in memory alone out of core files, also of what this
-// process starts.
-func noCoreDump() error { return unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}) }
+// process starts. A limit of 1 byte, not 0: a core that goes to a program, as on most
+// desktops (core_pattern begins with |), has no other limit (fs/coredump.c).
+func noCoreDump() error {
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_CORE, &was); err != nil {
+		return err
+	}
+	limit := min(was.Max, 1) // a hard limit cannot be raised
+	return unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: limit, Max: limit})
+}
 
 // takeSecrets moves the values of a spec into the vault: nothing that is kept, shown
 // or sent on has them from then on.
