@@ -116,6 +116,7 @@ func TestSpecialFiles(t *testing.T) {
 func TestHidden(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir+"/home/state/key", "key")
+	write(t, dir+"/other/state/key", "of the guest")
 	_, k := share(t, Config{Folder: dir, Writable: true, Hidden: []string{dir + "/home/state"}})
 	home := k.walk("home").node()
 	for what, a := range map[string]answer{
@@ -123,13 +124,19 @@ func TestHidden(t *testing.T) {
 		"rename":  k.ask(opRename, home, uint64(rootID), "state", "mine"),
 		"replace": k.ask(opRename2, home, home, uint32(unix.RENAME_EXCHANGE), 0, "state", "other"),
 		"remove":  k.ask(opRmdir, home, "state"),
+		// Else a state that the guest has made could take its place.
+		"rename above":  k.ask(opRename, rootID, uint64(rootID), "home", "moved"),
+		"replace above": k.ask(opRename2, rootID, uint64(rootID), uint32(unix.RENAME_EXCHANGE), 0, "other", "home"),
 	} {
 		if a.err != unix.EACCES {
 			t.Errorf("%s: %v", what, a.err)
 		}
 	}
 	// Not by another name above it either, nor by a state that the guest made up.
-	k.ask(opRename, rootID, uint64(rootID), "home", "moved")
+	if err := os.Rename(dir+"/home", dir+"/moved"); err != nil {
+		t.Fatal(err)
+	}
+	k.ask(opLookup, rootID, "home")
 	if a := k.walk("moved", "state"); a.err != unix.EACCES {
 		t.Errorf("below a new name: %v", a.err)
 	}

@@ -106,7 +106,7 @@ func (r *request) remove(flags int) unix.Errno {
 	return 0
 }
 
-// touchable refuses names of what is hidden from guests.
+// touchable refuses names of what is hidden from guests, and of what is above it.
 func (s *Server) touchable(dir int, name string) unix.Errno {
 	r := root{fd: dir}
 	fd, err := r.open(name)
@@ -115,7 +115,7 @@ func (s *Server) touchable(dir int, name string) unix.Errno {
 	}
 	defer unix.Close(fd)
 	id, _, err := stat(fd)
-	if err == 0 && s.root.hides(id) {
+	if err == 0 && s.root.holds(id) {
 		return unix.EACCES
 	}
 	return err

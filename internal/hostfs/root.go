@@ -1,6 +1,7 @@
 package hostfs
 
 import (
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -12,6 +13,7 @@ import (
 type root struct {
 	fd     int
 	hidden []identity
+	above  []identity // the folders on the way to what is hidden
 }
 
 // identity is what tells a file from all others of its host for as long as it
@@ -87,13 +89,13 @@ func ordinary(mode uint32) bool {
 	return false
 }
 
-func (r *root) hides(id identity) bool {
-	for _, h := range r.hidden {
-		if h.dev == id.dev && h.ino == id.ino {
-			return true
-		}
-	}
-	return false
+func (r *root) hides(id identity) bool { return among(r.hidden, id) }
+
+// holds reports whether a file must keep its name.
+func (r *root) holds(id identity) bool { return r.hides(id) || among(r.above, id) }
+
+func among(list []identity, id identity) bool {
+	return slices.ContainsFunc(list, func(h identity) bool { return h.dev == id.dev && h.ino == id.ino })
 }
 
 // admit describes an open file that a guest may see.

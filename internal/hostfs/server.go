@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -94,15 +95,35 @@ func folderError(path string, err error) error {
 	return api.Errorf(api.Denied, "share folder %q: %w", path, err)
 }
 
+// hide has guests not see a folder, nor put another in its place: the folders above it
+// keep their names.
 func (s *Server) hide(path string) {
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	path, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return // what is not there cannot be seen
 	}
-	defer unix.Close(fd)
-	if id, _, e := stat(fd); e == 0 {
+	if id, err := identityOf(path); err == nil {
 		s.root.hidden = append(s.root.hidden, id)
 	}
+	for path != filepath.Dir(path) {
+		path = filepath.Dir(path)
+		if id, err := identityOf(path); err == nil {
+			s.root.above = append(s.root.above, id)
+		}
+	}
+}
+
+func identityOf(path string) (identity, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return identity{}, err
+	}
+	defer unix.Close(fd)
+	id, _, e := stat(fd)
+	if e != 0 {
+		return id, e
+	}
+	return id, nil
 }
 
 // Serve serves the guest at the other end of a stream until that ends, and returns
