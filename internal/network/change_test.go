@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -88,6 +89,7 @@ func TestChangedPolicyEndsFlows(t *testing.T) {
 	for name, change := range map[string]func(*sandbox){
 		"policy": func(s *sandbox) { s.SetPolicy(compile(t)) },
 		"expiry": func(*sandbox) {},
+		"sleep":  func(*sandbox) {},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := world.Start(t)
@@ -95,13 +97,21 @@ func TestChangedPolicyEndsFlows(t *testing.T) {
 			if name == "expiry" {
 				rule.Expires = time.Now().Add(1500 * time.Millisecond) // in whole seconds, rounded down
 			}
-			s := start(t, w, Config{}, rule)
+			var slept atomic.Int64
+			now := func() time.Time { return time.Now().Add(time.Duration(slept.Load())) }
+			if name == "sleep" { // of the host, whose timers stand still
+				rule.Expires = time.Now().Add(time.Hour)
+			}
+			s := start(t, w, Config{Now: now}, rule)
 			c, err := s.dial(t, "tcp", hostPort(netstack.DefaultGateway4.String(), greeter(t)))
 			if err != nil {
 				t.Fatal(err)
 			}
 			mustRead(t, c, "220 hello\r\n")
 			change(s)
+			if name == "sleep" {
+				slept.Store(int64(2 * time.Hour))
+			}
 			if _, err := io.ReadAll(c); err == nil {
 				t.Error("the flow ended in order")
 			}

@@ -124,7 +124,11 @@ func (n *Network) setPolicy(p *egress.Policy) {
 	n.recheck()
 }
 
-// armExpiry makes flows end with the rule that allowed them.
+// expiryStep is how often it is looked whether a rule has ended: timers stand still
+// while the host sleeps, and its clock may be set.
+const expiryStep = time.Second
+
+// armExpiry makes flows end with the rule that allowed them. Changes is held.
 func (n *Network) armExpiry(p *egress.Policy) {
 	if n.expiry != nil {
 		n.expiry.Stop()
@@ -135,11 +139,14 @@ func (n *Network) armExpiry(p *egress.Policy) {
 	if !ok || n.closed {
 		return
 	}
-	n.expiry = time.AfterFunc(next.Sub(now), func() {
+	n.expiry = time.AfterFunc(min(next.Sub(now), expiryStep), func() {
 		n.changes.Lock()
 		defer n.changes.Unlock()
+		due := !n.cfg.Now().Before(next)
 		n.armExpiry(n.policy.Load())
-		n.recheck()
+		if due {
+			n.recheck()
+		}
 	})
 }
 

@@ -20,6 +20,9 @@ const (
 	ownersAtOnce = 4
 	ownerHolds   = 2 * time.Second // for the same port: a resolver asks twice
 	maxOwners    = 64
+	// maxWaiting bounds the entries of a flow that wait for its process: each may have
+	// a path of 64 KiB, and it is the guest that makes them wait.
+	maxWaiting = 64
 )
 
 // owners looks processes up, within bounds.
@@ -180,9 +183,13 @@ func (f *flow) findOwnerMeanwhile() {
 func (f *flow) write(e api.NetworkEntry) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.holding {
+	if f.holding && len(f.held) < maxWaiting {
 		f.held = append(f.held, e)
 		return
 	}
+	for _, held := range f.held {
+		f.n.record(held)
+	}
+	f.held, f.holding = nil, false
 	f.n.record(e)
 }

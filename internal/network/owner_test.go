@@ -56,3 +56,19 @@ func TestLookUpsAreBounded(t *testing.T) {
 		t.Errorf("%d are kept", n)
 	}
 }
+
+// TestWaitingEntriesAreBounded has a guest not say whose a flow is, and use it much.
+func TestWaitingEntriesAreBounded(t *testing.T) {
+	b := newBook()
+	f := &flow{n: &Network{cfg: Config{Log: b}.withDefaults()}, holding: true}
+	for range maxWaiting {
+		f.write(api.NetworkEntry{Kind: api.EventHTTP})
+	}
+	if n := b.count(api.EventHTTP); n != 0 {
+		t.Errorf("%d entries did not wait", n)
+	}
+	f.write(api.NetworkEntry{Kind: api.EventHTTP})
+	if n := b.count(api.EventHTTP); n != maxWaiting+1 || len(f.held) != 0 {
+		t.Errorf("%d entries are recorded, %d wait", n, len(f.held))
+	}
+}
