@@ -66,7 +66,12 @@ func (n *Network) ruleFor(q *ask, a api.FlowAnswer) (egress.Rule, error) {
 		rule.Action = egress.Deny
 	}
 	switch a.For {
-	case "", api.AnswerOnce, api.AnswerSandbox:
+	case "", api.AnswerOnce:
+	case api.AnswerSandbox:
+		if q.req.HTTP != nil && len(rule.Paths) == 0 { // else the guest's spelling of a path would open all of them
+			return rule, api.Errorf(api.Invalid, "answer question %q for the sandbox: no rule is for this path alone", a.ID).
+				WithRecovery("Answer for once, for the whole host with --for pattern, or write a rule: smolvm network set SANDBOX --add")
+		}
 	case api.AnswerPattern:
 		rule.Methods, rule.Paths, rule.Ports, rule.Protocols = nil, nil, nil, nil
 	default:

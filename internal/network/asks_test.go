@@ -255,3 +255,30 @@ func TestCloseEndsQuestionsAndWatches(t *testing.T) {
 	}
 	_ = done // its guest has no network any more
 }
+
+// TestNoRuleForAnOddPath asks about a path that rules cannot spell. An answer for the
+// sandbox must not open the others.
+func TestNoRuleForAnOddPath(t *testing.T) {
+	w := world.Start(t)
+	writes := w.Allow(world.WWW)
+	writes.Action, writes.Methods = api.PolicyAsk, []string{"GET"}
+	reads := w.Allow(world.WWW) // the name can be found without a question
+	reads.Methods = []string{"HEAD"}
+	s := start(t, w, Config{}, writes, reads)
+	for _, path := range []string{"/a%2fb", "/a%20b"} {
+		events, stop := s.Watch()
+		done := s.begin(t, w, w.PlainURL(world.WWW, path))
+		q := event(t, events, api.FlowPending).Flow
+		if rule, err := s.Answer(api.FlowAnswer{ID: q.ID, Allow: true, For: api.AnswerSandbox}); api.ClassOf(err) != api.Invalid {
+			t.Errorf("%s: %+v, %v", path, rule, err)
+		}
+		if _, err := s.Answer(api.FlowAnswer{ID: q.ID, Allow: true}); err != nil {
+			t.Errorf("%s once: %v", path, err)
+		}
+		<-done
+		stop()
+	}
+	if n := len(s.Policy().Document().Rules); n != 2 {
+		t.Errorf("%d rules", n)
+	}
+}

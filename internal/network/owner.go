@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -128,7 +129,26 @@ func (o *owners) ask(ctx context.Context, f netstack.Flow) *api.NetworkProcess {
 	if err != nil {
 		return nil // gone meanwhile, or the guest has no time
 	}
-	return &p
+	return &api.NetworkProcess{PID: p.PID, Argv: shortArgv(p.Argv)}
+}
+
+// maxArgv bounds the command line of a process, in bytes with the separators.
+const maxArgv = 4 << 10
+
+// shortArgv cuts what the guest says of a command line, whose agent may not be ours
+// any more, and shares nothing with it.
+func shortArgv(argv []string) []string {
+	var out []string
+	left := maxArgv
+	for _, a := range argv {
+		if left <= 0 {
+			break
+		}
+		cut := strings.ToValidUTF8(a[:min(len(a), left)], "?")
+		out = append(out, strings.Clone(cut))
+		left -= len(cut) + 1
+	}
+	return out
 }
 
 // findOwner returns the process that began the flow, or nil where it is not

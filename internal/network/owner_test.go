@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,5 +71,23 @@ func TestWaitingEntriesAreBounded(t *testing.T) {
 	f.write(api.NetworkEntry{Kind: api.EventHTTP})
 	if n := b.count(api.EventHTTP); n != maxWaiting+1 || len(f.held) != 0 {
 		t.Errorf("%d entries are recorded, %d wait", n, len(f.held))
+	}
+}
+
+// TestCommandLinesAreBounded has the agent of a guest be the guest's own.
+func TestCommandLinesAreBounded(t *testing.T) {
+	for what, argv := range map[string][]string{
+		"long": {"sh", strings.Repeat("x", 4<<20), "last"},
+		"many": strings.Split(strings.Repeat("a,", 1<<20), ","),
+		"none": make([]string, 1<<20),
+	} {
+		o := newOwners(func(context.Context, netstack.Flow) (api.NetworkProcess, error) {
+			return api.NetworkProcess{PID: 7, Argv: argv}, nil
+		})
+		p := o.ask(t.Context(), netstack.Flow{})
+		if p == nil || p.PID != 7 || len(strings.Join(p.Argv, " ")) > maxArgv+1 || len(p.Argv) > maxArgv || p.Argv[0] != argv[0] {
+			t.Errorf("%s: %d arguments of %d bytes", what, len(p.Argv), len(strings.Join(p.Argv, " ")))
+		}
+		o.close()
 	}
 }
