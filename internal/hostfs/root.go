@@ -134,9 +134,3 @@ func errno(err error) unix.Errno {
 	}
 	return unix.EIO
 }
-
-func closeFD(fd int) {
-	if fd >= 0 {
-		unix.Close(fd)
-	}
-}

@@ -47,12 +47,6 @@ func (n *Network) track(nf netstack.Flow) *flow {
 	return f
 }
 
-func (s *flows) get(id uint64) *flow {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.byID[id]
-}
-
 func (s *flows) remove(id uint64) *flow {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -20,10 +20,6 @@ const (
 	DebText    = "hello from apt\n"
 )
 
-// AptSource returns a line for sources.list. The repository has no signature:
-// what is tested is how to get there.
-func AptSource(base string) string { return "deb [trusted=yes] " + base + " stable main\n" }
-
 // debs serves a repository with one package.
 func (w *World) debs(t testing.TB) http.Handler {
 	t.Helper()
