@@ -69,7 +69,7 @@ func secretValue(name, file string, stdin io.Reader) (string, error) {
 		value, ok := os.LookupEnv(name)
 		if !ok || value == "" {
 			return "", api.Errorf(api.Invalid, "secret %s: the environment variable %s is not set here", name, name).
-				WithRecovery("Set it, or take the value from a file: --secret-file %s=FILE, with - for standard input.", name)
+				WithRecovery("Set it, or take the value from a file: with --secret-file %s=FILE, or --file FILE of secret set.", name)
 		}
 		return value, nil
 	}
