@@ -56,7 +56,8 @@ func TestFloods(t *testing.T) {
 				put(t, wire, test.frame(i))
 			}
 			drain(t, n, packets)
-			if got := runtime.NumGoroutine() - before; got > test.most {
+			const drops = 1 // what sees to the record of dropped frames
+			if got := runtime.NumGoroutine() - before; got > test.most+drops {
 				t.Errorf("%d goroutines, more than %d", got, test.most)
 			}
 			if got := heap() - memory; got > 8<<20 {
