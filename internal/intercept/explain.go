@@ -28,13 +28,16 @@ func explain(err error, name string) (status int, why, help string) {
 		return http.StatusBadGateway, "The server " + name + " does not speak TLS on this port. Nothing was sent to it.", ""
 	case errors.As(err, &alert), errors.As(err, &op) && op.Op == "remote error":
 		return http.StatusBadGateway, "The server " + name + " ended the TLS handshake: " + err.Error() + ".",
-			"A server that wants a certificate of its client cannot be reached through interception."
+			"One that wants a certificate of its client cannot be reached through interception."
 	case errors.Is(err, api.ErrDenied), errors.Is(err, errSwitched), errors.Is(err, errPath):
 		return http.StatusBadGateway, "The request was not passed on: " + err.Error() + ".", api.AsError(err).Recovery
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, api.ErrTimeout), errors.As(err, &timeout) && timeout.Timeout():
 		return http.StatusGatewayTimeout, "The server " + name + " did not answer in time: " + err.Error() + ".", ""
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, net.ErrClosed):
-		return http.StatusBadGateway, "The server " + name + " ended the connection without a response.", ""
+		// With TLS 1.3 a server refuses a client without a certificate when the request
+		// may be under way, and then this is all there is to see (RFC 8446 section 4.4.2.4).
+		return http.StatusBadGateway, "The server " + name + " ended the connection without a response.",
+			"With TLS it may want a certificate of its client, which cannot be given through interception."
 	}
 	return http.StatusBadGateway, "The server " + name + " could not be asked: " + err.Error() + ".", api.AsError(err).Recovery
 }
