@@ -51,7 +51,8 @@ type Rule struct {
 	Protocols []string `yaml:"protocols,omitempty,flow" json:"protocols,omitempty"`
 
 	// Methods and Paths are of HTTP requests. Either needs Domains or Groups. A
-	// path means itself and all below it, or is a glob with * and **.
+	// path means itself and all below it, with = in front itself alone, or is a glob
+	// with * and **.
 	Methods []string `yaml:"methods,omitempty,flow" json:"methods,omitempty"`
 	Paths   []string `yaml:"paths,omitempty,flow" json:"paths,omitempty"`
 

@@ -69,7 +69,7 @@ func RuleFor(p *Policy, h *Host, r Request) (Rule, bool) {
 	if r.HTTP != nil && f.name != "" {
 		rule.Methods = []string{r.HTTP.Method}
 		if len(f.paths) == 1 && !strings.ContainsAny(f.paths[0], "*?#% ") {
-			rule.Paths = f.paths
+			rule.Paths = []string{"=" + f.paths[0]}
 		}
 	}
 	return rule, true

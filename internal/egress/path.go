@@ -16,14 +16,18 @@ const (
 )
 
 // pathPattern is a path of a rule. Without a star it means that path and all
-// below it; with stars the whole path: * within one part, ** across parts.
+// below it, with = in front that path alone; with stars the whole path: * within
+// one part, ** across parts.
 type pathPattern struct {
-	text string
-	glob bool
+	text  string
+	whole bool // text is all of the path, perhaps with stars
 }
 
 func parsePath(s string) (pathPattern, error) {
+	s, exact := strings.CutPrefix(s, "=")
 	switch {
+	case exact && strings.Contains(s, "*"):
+		return pathPattern{}, fmt.Errorf("path %q: with = it is one path, and a star means many; leave one of them out", "="+s)
 	case !strings.HasPrefix(s, "/"):
 		return pathPattern{}, fmt.Errorf("path %q: begin it with a slash", s)
 	case len(s) > maxPattern:
@@ -42,14 +46,14 @@ func parsePath(s string) (pathPattern, error) {
 		}
 	}
 	text, _ := unescape(s)
-	if text != "/" {
+	if text != "/" && !exact {
 		text = strings.TrimSuffix(text, "/")
 	}
-	return pathPattern{text, strings.Contains(s, "*")}, nil
+	return pathPattern{text, exact || strings.Contains(s, "*")}, nil
 }
 
 func (p pathPattern) match(path string) bool {
-	if p.glob {
+	if p.whole {
 		return globMatch(p.text, path)
 	}
 	rest, ok := strings.CutPrefix(path, p.text)

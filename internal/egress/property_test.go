@@ -417,6 +417,32 @@ func TestYesIsEnough(t *testing.T) {
 	}
 }
 
+// TestYesIsNarrow wants that an answer about a request is one about that path alone.
+func TestYesIsNarrow(t *testing.T) {
+	p, err := Parse([]byte("rules: [{action: ask, domains: [api.example.com], paths: [/]}]"), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := func(path string) Request {
+		return Request{
+			At: now, Protocol: TCP, Addr: netip.MustParseAddr("93.184.216.34"), Port: 443, Names: []string{"api.example.com"},
+			App: AppTLS, TLS: &TLS{SNI: "api.example.com"}, HTTP: &HTTP{Method: "POST", Host: "api.example.com", Path: path},
+		}
+	}
+	for _, path := range []string{"/", "/v1"} {
+		yes, ok := RuleFor(p, nil, request(path))
+		q, err := p.Insert(0, yes)
+		if !ok || err != nil {
+			t.Fatal(err)
+		}
+		for other, want := range map[string]Action{path: Allow, path + "?q=1": Allow, strings.TrimSuffix(path, "/") + "/below": Ask} {
+			if d := Decide(q, nil, request(other)); d.Action != want {
+				t.Errorf("after a yes to %s, %s: %s", path, other, d.Why)
+			}
+		}
+	}
+}
+
 func TestRuleForQuestion(t *testing.T) {
 	p, err := Parse([]byte("default: ask"), now)
 	if err != nil {
