@@ -74,8 +74,8 @@ type PendingFlow struct {
 	Address string    `json:"address,omitempty"`
 	Port    int       `json:"port,omitempty"`
 	Method  string    `json:"method,omitempty"` // of an HTTP request
-	Path    string    `json:"path,omitempty"`
-	PID     int       `json:"pid,omitempty"` // of the guest's process, where known
+	Path    string    `json:"path,omitempty"`   // with its query; the first 512 bytes
+	PID     int       `json:"pid,omitempty"`    // of the guest's process, where known
 	Argv    []string  `json:"argv,omitempty"`
 	Flows   int       `json:"flows"` // how many wait for this answer
 }

@@ -84,9 +84,15 @@ func newAsks(n *Network) *asks {
 
 // keyOf is the same for requests that ask a person the same.
 func keyOf(r egress.Request, d egress.Decision) string {
-	p := describe(r)
-	return strings.Join([]string{p.Proto, p.Host, fmt.Sprint(p.Port), p.Method, p.Path, d.RuleID}, "\x00")
+	p, path := describe(r), ""
+	if r.HTTP != nil {
+		path = r.HTTP.Path // all of it: an answer for once is for this query and no other
+	}
+	return strings.Join([]string{p.Proto, p.Host, fmt.Sprint(p.Port), p.Method, path, d.RuleID}, "\x00")
 }
+
+// maxShown bounds how much of a path a person is shown, in bytes.
+const maxShown = 512
 
 // describe says a request as a person sees it.
 func describe(r egress.Request) api.PendingFlow {
@@ -98,7 +104,9 @@ func describe(r egress.Request) api.PendingFlow {
 	p.Host = cmp.Or(p.Host, strings.Join(r.Names, ","), p.Address)
 	if r.HTTP != nil {
 		p.Method = r.HTTP.Method
-		p.Path, _, _ = strings.Cut(r.HTTP.Path, "?")
+		if p.Path = r.HTTP.Path; len(p.Path) > maxShown {
+			p.Path = p.Path[:maxShown] + "..."
+		}
 	}
 	return p
 }

@@ -184,7 +184,7 @@ func TestAskOfRequests(t *testing.T) {
 	for _, allow := range []bool{true, false} {
 		done := post()
 		q := event(t, events, api.FlowPending).Flow
-		if q.Method != "POST" || q.Path != "/echo" || q.Host != world.WWW || q.PID != 7 {
+		if q.Method != "POST" || q.Path != "/echo?x=1" || q.Host != world.WWW || q.PID != 7 {
 			t.Errorf("asked: %+v", q)
 		}
 		if _, err := s.Answer(api.FlowAnswer{ID: q.ID, Allow: allow}); err != nil {
