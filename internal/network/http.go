@@ -105,7 +105,7 @@ func (f *flow) decideHTTP(ctx context.Context, r *intercept.Request) intercept.A
 func (n *Network) answer(d egress.Decision) intercept.Answer {
 	a := intercept.Answer{Allow: d.Action == egress.Allow, Rule: d.RuleID, Code: string(d.Code), Why: d.Why}
 	if !a.Allow {
-		a.Help = fmt.Sprintf("See what was denied with: smolvm network log --denied %s\nChange what is allowed with: smolvm network set %[1]s", cmp.Or(n.cfg.Sandbox, "SANDBOX"))
+		a.Help = fmt.Sprintf("See what was denied with: smolvm network log --denied %s\nAllow it with: smolvm network set %[1]s --add --allow HOST", cmp.Or(n.cfg.Sandbox, "SANDBOX"))
 	}
 	return a
 }
