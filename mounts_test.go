@@ -53,7 +53,7 @@ func TestVMMounts(t *testing.T) {
 		{"stop and start", mountStop},
 	} {
 		if !t.Run(tt.name, func(t *testing.T) { tt.f(t, m) }) {
-			t.Log(sh(t, m.Sandbox, "dmesg | tail -5; grep -e /ro -e /work /proc/mounts"))
+			t.Log(sh(t, m.Sandbox, "dmesg | tail -5; grep -e ' /ro ' -e ' /work ' /proc/mounts"))
 		}
 	}
 }
@@ -225,7 +225,7 @@ func mountSnapshot(t *testing.T, m *mounted) {
 		t.Error(err)
 	}
 	without := sandbox(t, m.c, smolvm.Spec{FromSnapshot: "with-folders"})
-	if got := sh(t, without, "ls -A /ro /work; grep -c -e /ro -e /work /proc/mounts; true"); got != "/ro:\n\n/work:\n0" {
+	if got := sh(t, without, "ls -A /ro /work; grep -c -e ' /ro ' -e ' /work ' /proc/mounts; true"); got != "/ro:\n\n/work:\n0" {
 		t.Errorf("without folders it sees %q", got)
 	}
 }
