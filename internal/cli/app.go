@@ -72,6 +72,18 @@ func (a *app) do(f action) func(*cobra.Command, []string) error {
 	}
 }
 
+// doTo makes what a command does to the sandbox that its first argument names the
+// command's RunE.
+func (a *app) doTo(f func(context.Context, *smolvm.Sandbox, []string) (outcome, error)) func(*cobra.Command, []string) error {
+	return a.do(func(ctx context.Context, args []string) (outcome, error) {
+		sb, err := a.sandbox(ctx, args[0])
+		if err != nil {
+			return outcome{}, err
+		}
+		return f(ctx, sb, args)
+	})
+}
+
 // client returns the SDK's client. Supervisors run this same program.
 func (a *app) client() *smolvm.Client {
 	bin, err := os.Executable()

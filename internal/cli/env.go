@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/smolvm/smolvm"
 	"github.com/smolvm/smolvm/api"
 )
 
@@ -97,11 +98,7 @@ func (a *app) newEnvUnset() *cobra.Command {
 		Example:           `  smolvm env unset web MODE LEVEL`,
 		Args:              cobra.MinimumNArgs(2),
 		ValidArgsFunction: completeWith(a.completeSandboxes, 1),
-		RunE: a.do(func(ctx context.Context, args []string) (outcome, error) {
-			sb, err := a.sandbox(ctx, args[0])
-			if err != nil {
-				return outcome{}, err
-			}
+		RunE: a.doTo(func(ctx context.Context, sb *smolvm.Sandbox, args []string) (outcome, error) {
 			c, err := sb.ChangeEnv(ctx, api.EnvChange{Unset: args[1:]})
 			if err != nil {
 				return outcome{}, err
@@ -131,11 +128,7 @@ func (a *app) newEnvList() *cobra.Command {
   smolvm env ls web --show-values`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeWith(a.completeSandboxes, 1),
-		RunE: a.do(func(ctx context.Context, args []string) (outcome, error) {
-			sb, err := a.sandbox(ctx, args[0])
-			if err != nil {
-				return outcome{}, err
-			}
+		RunE: a.doTo(func(ctx context.Context, sb *smolvm.Sandbox, args []string) (outcome, error) {
 			env, err := sb.Env(ctx)
 			if err != nil {
 				return outcome{}, err

@@ -24,11 +24,7 @@ where the time of its last start went.`,
   smolvm inspect web --json`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeWith(a.completeSandboxes, 1),
-		RunE: a.do(func(ctx context.Context, args []string) (outcome, error) {
-			sb, err := a.sandbox(ctx, args[0])
-			if err != nil {
-				return outcome{}, err
-			}
+		RunE: a.doTo(func(ctx context.Context, sb *smolvm.Sandbox, args []string) (outcome, error) {
 			info, err := sb.Info(ctx)
 			if err != nil {
 				return outcome{}, err

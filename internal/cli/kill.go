@@ -30,11 +30,7 @@ yet on its disk is lost.`,
 	powerOff := a.onOne(func(ctx context.Context, sb *smolvm.Sandbox) error {
 		return sb.Stop(ctx, smolvm.StopOptions{GraceSeconds: -1})
 	})
-	signalOne := a.do(func(ctx context.Context, args []string) (outcome, error) {
-		sb, err := a.sandbox(ctx, args[0])
-		if err != nil {
-			return outcome{}, err
-		}
+	signalOne := a.doTo(func(ctx context.Context, sb *smolvm.Sandbox, args []string) (outcome, error) {
 		if err := sb.SignalProcess(ctx, args[1], signal); err != nil {
 			return outcome{}, err
 		}

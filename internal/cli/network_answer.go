@@ -58,11 +58,7 @@ func (a *app) newAnswer(allow bool, cmd *cobra.Command) *cobra.Command {
 	var reach string
 	cmd.Args = cobra.MinimumNArgs(2)
 	cmd.ValidArgsFunction = a.completeQuestions
-	cmd.RunE = a.do(func(ctx context.Context, args []string) (outcome, error) {
-		sb, err := a.sandbox(ctx, args[0])
-		if err != nil {
-			return outcome{}, err
-		}
+	cmd.RunE = a.doTo(func(ctx context.Context, sb *smolvm.Sandbox, args []string) (outcome, error) {
 		var d answerData
 		for _, id := range args[1:] {
 			rule, err := sb.AnswerFlow(ctx, smolvm.FlowAnswer{ID: id, Allow: allow, For: reach})

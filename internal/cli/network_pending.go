@@ -43,11 +43,7 @@ With --follow questions are printed as they come, and what became of them. With
   smolvm network pending web --follow`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeWith(a.completeSandboxes, 1),
-		RunE: a.do(func(ctx context.Context, args []string) (outcome, error) {
-			sb, err := a.sandbox(ctx, args[0])
-			if err != nil {
-				return outcome{}, err
-			}
+		RunE: a.doTo(func(ctx context.Context, sb *smolvm.Sandbox, args []string) (outcome, error) {
 			if follow {
 				return outcome{}, a.followPending(ctx, sb)
 			}

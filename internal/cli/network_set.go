@@ -33,11 +33,7 @@ network set.`,
   smolvm network show web --json`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeWith(a.completeSandboxes, 1),
-		RunE: a.do(func(ctx context.Context, args []string) (outcome, error) {
-			sb, err := a.sandbox(ctx, args[0])
-			if err != nil {
-				return outcome{}, err
-			}
+		RunE: a.doTo(func(ctx context.Context, sb *smolvm.Sandbox, args []string) (outcome, error) {
 			n, err := sb.Network(ctx)
 			if err != nil {
 				return outcome{}, err

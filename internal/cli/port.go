@@ -194,11 +194,7 @@ func (a *app) newPortList() *cobra.Command {
   smolvm port ls web --json`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeWith(a.completeSandboxes, 1),
-		RunE: a.do(func(ctx context.Context, args []string) (outcome, error) {
-			sb, err := a.sandbox(ctx, args[0])
-			if err != nil {
-				return outcome{}, err
-			}
+		RunE: a.doTo(func(ctx context.Context, sb *smolvm.Sandbox, args []string) (outcome, error) {
 			list, err := sb.Ports(ctx)
 			if err != nil {
 				return outcome{}, err

@@ -32,11 +32,7 @@ exec --detach started. With --all every process of the guest is listed.`,
   smolvm ps --all web`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeWith(a.completeSandboxes, 1),
-		RunE: a.do(func(ctx context.Context, args []string) (outcome, error) {
-			sb, err := a.sandbox(ctx, args[0])
-			if err != nil {
-				return outcome{}, err
-			}
+		RunE: a.doTo(func(ctx context.Context, sb *smolvm.Sandbox, args []string) (outcome, error) {
 			if all {
 				return listGuest(ctx, sb)
 			}

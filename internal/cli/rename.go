@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm"
 )
 
 func (a *app) newRename() *cobra.Command {
@@ -14,11 +16,7 @@ func (a *app) newRename() *cobra.Command {
 		Example:           `  smolvm rename brave-otter web`,
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: completeWith(a.completeSandboxes, 1),
-		RunE: a.do(func(ctx context.Context, args []string) (outcome, error) {
-			sb, err := a.sandbox(ctx, args[0])
-			if err != nil {
-				return outcome{}, err
-			}
+		RunE: a.doTo(func(ctx context.Context, sb *smolvm.Sandbox, args []string) (outcome, error) {
 			if err := sb.Rename(ctx, args[1]); err != nil {
 				return outcome{}, err
 			}

@@ -106,11 +106,7 @@ func (a *app) newSecretRemove() *cobra.Command {
 		Example:           `  smolvm secret rm web API_KEY`,
 		Args:              cobra.MinimumNArgs(2),
 		ValidArgsFunction: completeWith(a.completeSandboxes, 1),
-		RunE: a.do(func(ctx context.Context, args []string) (outcome, error) {
-			sb, err := a.sandbox(ctx, args[0])
-			if err != nil {
-				return outcome{}, err
-			}
+		RunE: a.doTo(func(ctx context.Context, sb *smolvm.Sandbox, args []string) (outcome, error) {
 			for _, name := range args[1:] {
 				if err := sb.RemoveSecret(ctx, name); err != nil {
 					return outcome{}, err
@@ -133,11 +129,7 @@ whether their values are here. Values are never shown.`,
   smolvm secret ls web --json`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeWith(a.completeSandboxes, 1),
-		RunE: a.do(func(ctx context.Context, args []string) (outcome, error) {
-			sb, err := a.sandbox(ctx, args[0])
-			if err != nil {
-				return outcome{}, err
-			}
+		RunE: a.doTo(func(ctx context.Context, sb *smolvm.Sandbox, args []string) (outcome, error) {
 			list, err := sb.Secrets(ctx)
 			if err != nil {
 				return outcome{}, err

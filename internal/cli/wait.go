@@ -6,6 +6,8 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm"
 )
 
 func (a *app) newWait() *cobra.Command {
@@ -19,11 +21,7 @@ status.`,
   smolvm wait web p1`,
 		Args:              cobra.RangeArgs(1, 2),
 		ValidArgsFunction: completeWith(a.completeSandboxes, 1),
-		RunE: a.do(func(ctx context.Context, args []string) (outcome, error) {
-			sb, err := a.sandbox(ctx, args[0])
-			if err != nil {
-				return outcome{}, err
-			}
+		RunE: a.doTo(func(ctx context.Context, sb *smolvm.Sandbox, args []string) (outcome, error) {
 			if len(args) == 2 {
 				return waitProcess(ctx, sb, args[1])
 			}
