@@ -3,9 +3,9 @@ package supervisor
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"sync"
 
@@ -193,10 +193,10 @@ func guestNetwork(spec api.Network) guest.Network {
 	}
 }
 
-func texts[T netip.Addr | netip.Prefix](list ...T) []string {
+func texts[T fmt.Stringer](list ...T) []string {
 	out := make([]string, len(list))
 	for i, v := range list {
-		out[i] = any(v).(interface{ String() string }).String()
+		out[i] = v.String()
 	}
 	return out
 }
