@@ -158,12 +158,14 @@ func TestThousandAtOnce(t *testing.T) {
 	const n = 1000
 	var at, most atomic.Int64
 	open := make(chan struct{})
+	end := sync.OnceFunc(func() { close(open) })
 	p := w.add(api.Port{GuestPort: w.server(func(c *net.TCPConn) {
 		at.Add(1)
 		defer at.Add(-1)
 		<-open
 		echo(c)
 	})})
+	w.Cleanup(end) // or the servers would wait for it after a failure
 	var done sync.WaitGroup
 	var failed atomic.Int64
 	for i := range n {
@@ -194,7 +196,7 @@ func TestThousandAtOnce(t *testing.T) {
 	if at.Load() > MaxFlows {
 		t.Errorf("%d are served at once", at.Load())
 	}
-	close(open)
+	end()
 	done.Wait()
 	if failed.Load() > 0 {
 		t.Errorf("%d of %d failed", failed.Load(), n)
@@ -227,9 +229,12 @@ func TestNobodyListens(t *testing.T) {
 func TestEnds(t *testing.T) {
 	w := newWorld(t)
 	got := make(chan error, 1)
+	var waits atomic.Bool
 	p := w.add(api.Port{GuestPort: w.server(func(c *net.TCPConn) {
 		b := make([]byte, 1)
-		io.ReadFull(c, b)
+		if _, err := io.ReadFull(c, b); err != nil {
+			got <- err
+		}
 		switch b[0] {
 		case 's': // says its last first
 			io.WriteString(c, "bye")
@@ -242,6 +247,7 @@ func TestEnds(t *testing.T) {
 		case 'r':
 			c.SetLinger(0)
 		case 'w': // waits for the client's reset
+			waits.Store(true)
 			_, err := c.Read(b)
 			got <- err
 		}
@@ -263,7 +269,8 @@ func TestEnds(t *testing.T) {
 	}
 	c = w.dial(p)
 	io.WriteString(c, "w")
-	w.eventually("the server reads", func() bool { return w.taken.Load() == 3 })
+	// Not before: a reset may overtake what was sent.
+	w.eventually("the server waits", waits.Load)
 	c.(*net.TCPConn).SetLinger(0)
 	c.Close()
 	if err := <-got; !errors.Is(err, syscall.ECONNRESET) {
@@ -288,6 +295,7 @@ func TestSlowReaders(t *testing.T) {
 		}
 	})})
 	quick := w.add(api.Port{GuestPort: w.server(echo)})
+	w.Cleanup(func() { close(block) })
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
@@ -322,7 +330,6 @@ func TestSlowReaders(t *testing.T) {
 	if held := int64(after.HeapAlloc) - int64(before.HeapAlloc); held > 2*n*2*(256<<10)*2 {
 		t.Errorf("%d MiB are held", held>>20)
 	}
-	close(block)
 }
 
 type zeros struct{}
