@@ -75,9 +75,9 @@ var onlyIn = []struct {
 	reason string
 }{
 	{"internal/vmm/qemu", []string{"cmd/smolvm", "bench", "internal/guest/guesttest"}, "drivers are wired in one place; bench and guesttest use one as it is"},
-	{"internal/vmm/fake", nil, "it is for tests"},
+	{"internal/vmm/fake", []string{"internal/testenv/fakehost"}, "it is for tests"},
 	{"internal/cli", []string{"cmd/smolvm"}, "the CLI is the top"},
-	{"internal/supervisor", []string{"cmd/smolvm"}, "the supervisor is a process, not a library"},
+	{"internal/supervisor", []string{"cmd/smolvm", "internal/testenv/fakehost"}, "the supervisor is a process, not a library"},
 	{"github.com/google/go-containerregistry/...", []string{"internal/image/..."}, "one place knows registries"},
 	{"github.com/moby/buildkit/...", []string{"internal/image/..."}, "one place knows Dockerfiles"},
 	{"github.com/spf13/...", []string{"internal/cli"}, "one place knows the command line"},

@@ -21,6 +21,7 @@ import (
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/testenv"
+	"github.com/smolvm/smolvm/internal/testenv/fakehost"
 )
 
 // patience bounds a wait: far above what any takes on a busy machine.
@@ -54,13 +55,7 @@ type life struct {
 
 func newLife(t *testing.T) *life {
 	t.Helper()
-	home := t.TempDir()
-	for name, text := range map[string]string{"images/base": "base", "kernels/vmlinux": "\x7fELF", "kernels/initrd": "initrd"} {
-		path := filepath.Join(home, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	home := fakehost.Home(t)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
