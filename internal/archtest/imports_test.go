@@ -84,6 +84,7 @@ var onlyIn = []struct {
 	{"gvisor.dev/gvisor/...", []string{"internal/netstack/..."}, "one place knows the guest's packets"},
 	{"software.sslmate.com/src/go-pkcs12", []string{"internal/intercept"}, "one place makes certificates"},
 	{"github.com/miekg/dns", []string{"internal/netstack", "internal/testenv/world"}, "one place knows DNS messages; the name server of tests must not share its faults"},
+	{"github.com/modelcontextprotocol/...", []string{"internal/mcpserver"}, "one place knows the protocol of models"},
 	{"os/signal", []string{"cmd/smolvm", "cmd/smolvm-agent", "internal/cli", "internal/supervisor", "internal/guest/agent/...", "bench"}, "signals are for processes, not for libraries"},
 }
 
