@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/smolvm/smolvm"
+	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
@@ -84,13 +85,33 @@ func (a *app) doTo(f func(context.Context, *smolvm.Sandbox, []string) (outcome, 
 	})
 }
 
+// What is behind a gateway is named by the environment: each command can be about it.
+const (
+	envURL    = "SMOLVM_URL"     // as Client.BaseURL
+	envAPIKey = "SMOLVM_API_KEY" // as Client.APIKey
+)
+
+// thisMachine refuses what is done to this machine where SMOLVM_URL names another's
+// sandboxes: it would not do what was meant.
+func thisMachine(act string) error {
+	url := os.Getenv(envURL)
+	if url == "" {
+		return nil
+	}
+	return api.Errorf(api.Invalid, "%s: that is done to this machine, not through the gateway %.200q that %s names", act, url, envURL).
+		WithCode("local_only").WithRecovery("Run it on the gateway's machine, or unset %s.", envURL)
+}
+
 // client returns the SDK's client. Supervisors run this same program.
 func (a *app) client() *smolvm.Client {
 	bin, err := os.Executable()
 	if err != nil {
 		bin = "" // the SDK then looks for it
 	}
-	return &smolvm.Client{Binary: bin, Progress: a.progress.tell, TemplateBudgetMiB: int(a.budget)}
+	return &smolvm.Client{
+		BaseURL: os.Getenv(envURL), APIKey: os.Getenv(envAPIKey),
+		Binary: bin, Progress: a.progress.tell, TemplateBudgetMiB: int(a.budget),
+	}
 }
 
 // sandbox finds a sandbox by id, beginning of an id, or name.
@@ -169,7 +190,7 @@ func (a *app) addCommands(root *cobra.Command) {
 	add(groupSaved, a.newHibernate(), a.newSnapshot(), a.newFork(), a.newCheckpoint(), a.newHistory(), a.newRewind(),
 		a.newDiff(), a.newTemplate(), a.newPool())
 	add(groupImages, a.newImage())
-	add(groupHost, a.newSetup(), a.newDoctor(), a.newBench(), a.newGC(), a.newVersion(), a.newCompletion())
+	add(groupHost, a.newServe(), a.newSetup(), a.newDoctor(), a.newBench(), a.newGC(), a.newVersion(), a.newCompletion())
 	root.AddCommand(a.newSandbox())
 }
 

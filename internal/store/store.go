@@ -17,6 +17,8 @@
 //	snapshots/NAME/         saved sandboxes of users; see PointDir
 //	pools/                  sandboxes that wait to be taken
 //	key                     authenticates what this installation saved
+//	api.sock, api.lock      the HTTP API's socket and who serves there
+//	api-keys.json           hashes of the HTTP API's keys; owned by internal/apikey
 //	tmp/                    what is half made; each entry is locked while its maker lives
 package store
 
@@ -169,6 +171,16 @@ func (s Store) PoolSizes() string { return filepath.Join(s.Pools(), "pools.json"
 
 // Key is the file of the key that authenticates what was saved.
 func (s Store) Key() string { return filepath.Join(s.root, "key") }
+
+// Gateway is the socket of the HTTP API for this user, and GatewayLock what the
+// server that listens there holds.
+func (s Store) Gateway() string { return filepath.Join(s.root, "api.sock") }
+
+// GatewayLock is held by who serves at Gateway for as long as it lives.
+func (s Store) GatewayLock() string { return filepath.Join(s.root, "api.lock") }
+
+// APIKeys is the file of the keys of the HTTP API; owned by internal/apikey.
+func (s Store) APIKeys() string { return filepath.Join(s.root, "api-keys.json") }
 
 // Tmp returns the directory for what is half made.
 func (s Store) Tmp() string { return filepath.Join(s.root, "tmp") }
