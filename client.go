@@ -4,8 +4,6 @@ import (
 	"context"
 
 	"github.com/smolvm/smolvm/api"
-	"github.com/smolvm/smolvm/internal/manager"
-	"github.com/smolvm/smolvm/internal/store"
 )
 
 // The words of the wire are the words of the SDK.
@@ -30,6 +28,8 @@ type (
 	Mount            = api.Mount
 	PendingFlow      = api.PendingFlow
 	FlowAnswer       = api.FlowAnswer
+	ListOptions      = api.ListOptions
+	Collected        = api.Collected
 	Error            = api.Error
 )
 
@@ -45,9 +45,19 @@ var (
 	ErrInternal    = api.ErrInternal
 )
 
-// Client makes and finds sandboxes. The zero value works. It may be used from
-// many goroutines; its fields must not change after the first call.
+// Client makes and finds sandboxes: those of this machine, or with BaseURL those
+// behind a gateway (smolvm serve). The zero value works. It may be used from many
+// goroutines; its fields must not change after the first call.
 type Client struct {
+	// BaseURL is the address of a gateway, such as "http://127.0.0.1:8080",
+	// "https://sandboxes.example.com" or "unix:///home/me/api.sock". Home, Binary and
+	// TemplateBudgetMiB are then the gateway's own. What is said of files of the host,
+	// such as mounts, and of its ports means the gateway's host; CopyIn and CopyOut
+	// copy from and to this one. Empty: the sandboxes of this machine.
+	BaseURL string
+	// APIKey is the key for the gateway at BaseURL, as smolvm key create printed it. A
+	// Unix socket needs none. It goes over https, or to this machine, and nowhere else.
+	APIKey string
 	// Home is the state directory. Empty: $SMOLVM_HOME, else $XDG_STATE_HOME/smolvm,
 	// else ~/.local/state/smolvm.
 	Home string
@@ -80,11 +90,11 @@ func Get(ctx context.Context, idOrName string) (*Sandbox, error) {
 // for an image that is not there, Denied where the host cannot give MinIsolation,
 // Unavailable where QEMU or another requirement is missing.
 func (c *Client) Create(ctx context.Context, spec Spec) (*Sandbox, error) {
-	m, err := c.manager()
+	b, err := c.backend()
 	if err != nil {
 		return nil, err
 	}
-	h, err := m.Create(ctx, spec)
+	h, err := b.Create(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
@@ -94,52 +104,33 @@ func (c *Client) Create(ctx context.Context, spec Spec) (*Sandbox, error) {
 // Get finds a sandbox by id, unique beginning of an id (four characters or
 // more), or name. Class NotFound where there is none.
 func (c *Client) Get(ctx context.Context, idOrName string) (*Sandbox, error) {
-	m, err := c.manager()
+	b, err := c.backend()
 	if err != nil {
 		return nil, err
 	}
-	h, err := m.Get(ctx, idOrName)
+	h, err := b.Get(ctx, idOrName)
 	if err != nil {
 		return nil, err
 	}
 	return &Sandbox{h}, nil
 }
 
-// ListOptions narrows a list. The zero value lists everything.
-type ListOptions struct {
-	States []State           // any of them; empty: all
-	Labels map[string]string // all of them
-}
-
 // List describes the sandboxes, oldest first.
 func (c *Client) List(ctx context.Context, o ListOptions) ([]Info, error) {
-	m, err := c.manager()
+	b, err := c.backend()
 	if err != nil {
 		return nil, err
 	}
-	return m.List(ctx, manager.Filter(o))
+	return b.List(ctx, o)
 }
-
-// Collected is what GC removed.
-type Collected = manager.Collected
 
 // GC removes what no live sandbox owns: sandboxes whose creation was never
 // finished, ephemeral ones whose client and supervisor died, half-made files.
 // With dryRun it only says what it would remove.
 func (c *Client) GC(ctx context.Context, dryRun bool) (Collected, error) {
-	m, err := c.manager()
+	b, err := c.backend()
 	if err != nil {
 		return Collected{}, err
 	}
-	return m.GC(ctx, dryRun)
-}
-
-func (c *Client) manager() (*manager.Manager, error) {
-	s, err := store.Open(c.Home)
-	if err != nil {
-		return nil, err
-	}
-	return manager.New(s, manager.Options{
-		Binary: c.Binary, Progress: c.Progress, TemplateBudgetMiB: c.TemplateBudgetMiB,
-	}), nil
+	return b.GC(ctx, dryRun)
 }

@@ -3,10 +3,8 @@ package smolvm
 import (
 	"context"
 	"io"
-	"time"
 
 	"github.com/smolvm/smolvm/api"
-	"github.com/smolvm/smolvm/internal/netlog"
 )
 
 // NetworkEntry is one line of the record of a sandbox's network: a DNS question, a
@@ -14,23 +12,17 @@ import (
 type NetworkEntry = api.NetworkEntry
 
 // NetworkReport says whether a record is as it was written.
-type NetworkReport = netlog.Report
+type NetworkReport = api.NetworkReport
 
 // NetworkLogOptions says what of the record to read. The zero value is all that is
 // kept.
-type NetworkLogOptions struct {
-	Since  time.Time // at or after
-	Denied bool      // what the sandbox did not get, and alarms
-	Host   string    // an address, or a name, which means all names below it too
-	Follow bool      // go on until the context ends or the sandbox stops
-}
+type NetworkLogOptions = api.NetworkLogOptions
 
 // NetworkLog calls f for each entry of the network's record, oldest first, in every
 // state of the sandbox. It returns f's first error. The record is kept bounded, so
 // old entries may be gone; NetworkEntry.Seq tells.
 func (s *Sandbox) NetworkLog(ctx context.Context, o NetworkLogOptions, f func(NetworkEntry) error) error {
-	filter := netlog.Filter{Since: o.Since, Denied: o.Denied, Host: o.Host}
-	return s.h.NetworkLog(ctx, netlog.ReadOptions{Filter: filter, Follow: o.Follow}, f)
+	return s.h.NetworkLog(ctx, o, f)
 }
 
 // VerifyNetworkLog holds the network's record against the hashes that chain it: an

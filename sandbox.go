@@ -6,13 +6,12 @@ import (
 
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/guest"
-	"github.com/smolvm/smolvm/internal/manager"
 )
 
 // Sandbox is one sandbox. Its methods may be called from many goroutines. It
 // holds nothing that must be closed, unless it was created with Spec.Ephemeral:
 // then Remove it when done, or let the end of the program do it.
-type Sandbox struct{ h *manager.Handle }
+type Sandbox struct{ h handle }
 
 func (s *Sandbox) guest() guest.Client { return guest.Client{Opener: s.h} }
 
@@ -85,13 +84,10 @@ func (s *Sandbox) Ports(ctx context.Context) ([]Port, error) {
 func (s *Sandbox) Stats(ctx context.Context) (Stats, error) { return s.h.Stats(ctx) }
 
 // ConsoleOptions says what of the console to read.
-type ConsoleOptions struct {
-	Tail   int  // the last lines; zero: all that is kept
-	Follow bool // go on until the context ends or the sandbox stops
-}
+type ConsoleOptions = api.ConsoleOptions
 
 // Console copies the guest kernel's console to w. It is kept bounded, so old
 // lines may be gone.
 func (s *Sandbox) Console(ctx context.Context, w io.Writer, o ConsoleOptions) error {
-	return s.h.Console(ctx, w, manager.ConsoleOptions(o))
+	return s.h.Console(ctx, w, o)
 }

@@ -5,7 +5,6 @@ import (
 	"io"
 
 	"github.com/smolvm/smolvm/api"
-	"github.com/smolvm/smolvm/internal/manager"
 )
 
 // What can be saved and continued, in the words of the wire.
@@ -24,69 +23,69 @@ type (
 
 // Templates lists the templates, the one used last first.
 func (c *Client) Templates(ctx context.Context) ([]Template, error) {
-	m, err := c.manager()
+	b, err := c.backend()
 	if err != nil {
 		return nil, err
 	}
-	return m.Templates(ctx)
+	return b.Templates(ctx)
 }
 
 // BuildTemplate makes the template that sandboxes of spec's image and sizes
 // continue, where it is not there yet, and returns it. Create does so by itself.
 func (c *Client) BuildTemplate(ctx context.Context, spec Spec) (Template, error) {
-	m, err := c.manager()
+	b, err := c.backend()
 	if err != nil {
 		return Template{}, err
 	}
-	return m.BuildTemplate(ctx, spec)
+	return b.BuildTemplate(ctx, spec)
 }
 
 // RemoveTemplate removes a template by its key or a unique beginning of it.
 // Sandboxes that were made of it do not notice. Class NotFound where there is none.
 func (c *Client) RemoveTemplate(ctx context.Context, key string) error {
-	m, err := c.manager()
+	b, err := c.backend()
 	if err != nil {
 		return err
 	}
-	return m.RemoveTemplate(ctx, key)
+	return b.RemoveTemplate(ctx, key)
 }
 
 // Snapshots lists the snapshots, oldest first.
 func (c *Client) Snapshots(ctx context.Context) ([]Snapshot, error) {
-	m, err := c.manager()
+	b, err := c.backend()
 	if err != nil {
 		return nil, err
 	}
-	return m.Snapshots(ctx)
+	return b.Snapshots(ctx)
 }
 
 // GetSnapshot describes a snapshot. All of it is verified. Class NotFound where
 // there is none, Denied with code "altered" where it is not as it was saved.
 func (c *Client) GetSnapshot(ctx context.Context, name string) (Snapshot, error) {
-	m, err := c.manager()
+	b, err := c.backend()
 	if err != nil {
 		return Snapshot{}, err
 	}
-	return m.Snapshot(ctx, name)
+	return b.Snapshot(ctx, name)
 }
 
 // RemoveSnapshot removes a snapshot. Sandboxes that were made of it do not notice.
 func (c *Client) RemoveSnapshot(ctx context.Context, name string) error {
-	m, err := c.manager()
+	b, err := c.backend()
 	if err != nil {
 		return err
 	}
-	return m.RemoveSnapshot(ctx, name)
+	return b.RemoveSnapshot(ctx, name)
 }
 
 // SaveSnapshot writes a snapshot to w as one file, to be taken in elsewhere by
 // LoadSnapshot.
 func (c *Client) SaveSnapshot(ctx context.Context, name string, w io.Writer) error {
-	m, err := c.manager()
+	b, err := c.backend()
 	if err != nil {
 		return err
 	}
-	return m.SaveSnapshot(ctx, name, w)
+	return b.SaveSnapshot(ctx, name, w)
 }
 
 // LoadSnapshot takes in what SaveSnapshot wrote. Nothing is left of a file that is
@@ -95,41 +94,41 @@ func (c *Client) SaveSnapshot(ctx context.Context, name string, w io.Writer) err
 // host can continue its memory a Create tells: class Unavailable with code
 // "foreign_memory" where it cannot.
 func (c *Client) LoadSnapshot(ctx context.Context, r io.Reader, o LoadSnapshot) (Snapshot, error) {
-	m, err := c.manager()
+	b, err := c.backend()
 	if err != nil {
 		return Snapshot{}, err
 	}
-	return m.LoadSnapshot(ctx, r, o)
+	return b.LoadSnapshot(ctx, r, o)
 }
 
 // SetPool keeps p.Size sandboxes of an image and sizes waiting, so that a Create
 // of the same takes milliseconds. They take memory. It returns when the pool is
 // known, not when it is full. Size zero drains the pool.
 func (c *Client) SetPool(ctx context.Context, p Pool) (Pool, error) {
-	m, err := c.manager()
+	b, err := c.backend()
 	if err != nil {
 		return Pool{}, err
 	}
-	return m.SetPool(ctx, p)
+	return b.SetPool(ctx, p)
 }
 
 // Pools lists the pools.
 func (c *Client) Pools(ctx context.Context) ([]Pool, error) {
-	m, err := c.manager()
+	b, err := c.backend()
 	if err != nil {
 		return nil, err
 	}
-	return m.Pools(ctx)
+	return b.Pools(ctx)
 }
 
 // DrainPools ends the waiting sandboxes of the pools of an image, or of all pools
 // where image is empty, and returns when they are gone. It returns the pools.
 func (c *Client) DrainPools(ctx context.Context, image string) ([]Pool, error) {
-	m, err := c.manager()
+	b, err := c.backend()
 	if err != nil {
 		return nil, err
 	}
-	return m.DrainPools(ctx, image)
+	return b.DrainPools(ctx, image)
 }
 
 // TakeSnapshot saves the sandbox under a name. A running one goes on; it stands
@@ -168,32 +167,28 @@ func (s *Sandbox) History(ctx context.Context) (History, error) { return s.h.His
 func (s *Sandbox) Rewind(ctx context.Context, step int) error { return s.h.Rewind(ctx, step) }
 
 // DiffOptions says what to compare.
-type DiffOptions struct {
-	From  *int // a step; nil: the image
-	To    *int // a step; nil: the sandbox as it is now
-	Patch bool // tell the changes of text files too
-}
+type DiffOptions = api.DiffOptions
 
 // Diff lists the files that differ, by path. It looks into forks of the steps,
 // which are removed again.
 func (s *Sandbox) Diff(ctx context.Context, o DiffOptions) ([]Change, error) {
-	return s.h.Diff(ctx, manager.DiffOptions(o))
+	return s.h.Diff(ctx, o)
 }
 
 // DiffFormat is the form of an exported difference.
-type DiffFormat = manager.DiffFormat
+type DiffFormat = api.DiffFormat
 
 const (
 	// DiffTar is a tar archive of what was added and changed. What was deleted is an
 	// empty entry whose name has the prefix ".wh.", as in image layers.
-	DiffTar = manager.DiffTar
+	DiffTar = api.DiffTar
 	// DiffPatch is a patch for git apply.
-	DiffPatch = manager.DiffPatch
+	DiffPatch = api.DiffPatch
 )
 
 // ExportDiff writes the differences below the directory dir of the sandbox to w,
 // with paths relative to it. It returns the paths that the format cannot carry, such
 // as devices.
 func (s *Sandbox) ExportDiff(ctx context.Context, w io.Writer, dir string, f DiffFormat, o DiffOptions) (skipped []string, err error) {
-	return s.h.ExportDiff(ctx, w, dir, f, manager.DiffOptions(o))
+	return s.h.ExportDiff(ctx, w, dir, f, o)
 }

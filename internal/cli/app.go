@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/smolvm/smolvm"
-	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
@@ -85,23 +84,6 @@ func (a *app) doTo(f func(context.Context, *smolvm.Sandbox, []string) (outcome, 
 	})
 }
 
-// What is behind a gateway is named by the environment: each command can be about it.
-const (
-	envURL    = "SMOLVM_URL"     // as Client.BaseURL
-	envAPIKey = "SMOLVM_API_KEY" // as Client.APIKey
-)
-
-// thisMachine refuses what is done to this machine where SMOLVM_URL names another's
-// sandboxes: it would not do what was meant.
-func thisMachine(act string) error {
-	url := os.Getenv(envURL)
-	if url == "" {
-		return nil
-	}
-	return api.Errorf(api.Invalid, "%s: that is done to this machine, not through the gateway %.200q that %s names", act, url, envURL).
-		WithCode("local_only").WithRecovery("Run it on the gateway's machine, or unset %s.", envURL)
-}
-
 // client returns the SDK's client. Supervisors run this same program.
 func (a *app) client() *smolvm.Client {
 	bin, err := os.Executable()
@@ -137,7 +119,9 @@ func (a *app) root() *cobra.Command {
 disk and processes. It needs no root and no daemon.
 
 State is kept in $SMOLVM_HOME, else $XDG_STATE_HOME/smolvm, else
-~/.local/state/smolvm.
+~/.local/state/smolvm. With SMOLVM_URL set, to the address that smolvm serve
+printed on another machine or this one, the sandboxes there are meant, and
+SMOLVM_API_KEY is the key.
 
 Exit status: 0 done, 1 error, 2 wrong command line, 130 interrupted. run, exec,
 shell and attach exit with the command's own status; for them 124 says that the

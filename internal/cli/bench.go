@@ -83,6 +83,9 @@ with the VMM alone, in the same run. Nothing is left but the template.`,
 }
 
 func (a *app) bench(ctx context.Context, o *benchOptions) (outcome, error) {
+	if err := thisMachine("measure"); err != nil {
+		return outcome{}, err
+	}
 	if o.n < 1 || o.n > maxSamples {
 		return outcome{}, api.Errorf(api.Invalid, "%d samples are outside 1 to %d", o.n, maxSamples)
 	}

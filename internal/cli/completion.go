@@ -70,7 +70,7 @@ func completeWith(list completer, n int) cobra.CompletionFunc {
 }
 
 func (a *app) completeSandboxes(ctx context.Context) ([]string, error) {
-	list, err := new(smolvm.Client).List(ctx, smolvm.ListOptions{})
+	list, err := a.client().List(ctx, smolvm.ListOptions{})
 	if err != nil {
 		return nil, err
 	}

@@ -32,6 +32,9 @@ image is one read-only file that all its sandboxes share.`,
 
 // images opens the image store.
 func (a *app) images() (*image.Images, error) {
+	if err := thisMachine("work with images"); err != nil {
+		return nil, err
+	}
 	s, err := store.Open("")
 	if err != nil {
 		return nil, err

@@ -188,7 +188,7 @@ func TestNetworkLogVerify(t *testing.T) {
 	}
 	r := runCLI(t, home, "", "network", "log", "web", "--verify", "--json")
 	if err := json.Unmarshal([]byte(r.out), &e); err != nil || e.OK || e.Error.Code != "altered" ||
-		!slices.ContainsFunc(e.Data.Problems, func(p netlog.Problem) bool { return p.From == 3 }) {
+		!slices.ContainsFunc(e.Data.Problems, func(p api.NetworkProblem) bool { return p.From == 3 }) {
 		t.Errorf("%s, %v", r.out, err)
 	}
 }

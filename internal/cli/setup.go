@@ -96,6 +96,9 @@ func planLine(s setup.Step) string {
 
 // host returns this machine as setup and doctor see it.
 func (a *app) host() (setup.Host, error) {
+	if err := thisMachine("look at the host"); err != nil {
+		return setup.Host{}, err
+	}
 	s, err := store.Open("")
 	if err != nil {
 		return setup.Host{}, err

@@ -44,6 +44,9 @@ func parseMount(word string) (api.Mount, error) {
 	if host == "" || mode != "" && mode != "ro" && mode != "rw" {
 		return api.Mount{}, badMount(word)
 	}
+	if thisMachine("mount") != nil {
+		return farMount(word, host, guest, mode)
+	}
 	if host == "~" || strings.HasPrefix(host, "~/") {
 		home, err := os.UserHomeDir()
 		if err != nil {
@@ -62,6 +65,17 @@ func parseMount(word string) (api.Mount, error) {
 		guest = filepath.Clean(guest)
 	}
 	return api.Mount{Host: abs, Guest: guest, Writable: mode == "rw"}, nil
+}
+
+// farMount is a folder of the gateway's host, where it is looked for.
+func farMount(word, host, guest, mode string) (api.Mount, error) {
+	if !filepath.IsAbs(host) {
+		return api.Mount{}, api.Errorf(api.Invalid, "mount %q: it is a folder of the gateway's host, and needs an absolute path", word)
+	}
+	if guest != "" {
+		guest = filepath.Clean(guest)
+	}
+	return api.Mount{Host: filepath.Clean(host), Guest: guest, Writable: mode == "rw"}, nil
 }
 
 func badMount(word string) error {

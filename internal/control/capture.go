@@ -1,10 +1,8 @@
 package control
 
 import (
-	"bufio"
 	"context"
 	"io"
-	"net"
 	"time"
 )
 
@@ -18,23 +16,20 @@ const restTime = 10 * time.Second
 // Capture copies packets as pcapng to w until ctx ends, which is no error, or the
 // sandbox's network does.
 func (c *Client) Capture(ctx context.Context, w io.Writer) error {
-	conn, err := c.dial(ctx)
+	return c.peer.Capture(ctx, ask(RouteCapture), w)
+}
+
+// Capture is Client.Capture by a route that switches to CaptureProtocol.
+func (p Peer) Capture(ctx context.Context, r Request, w io.Writer) error {
+	conn, err := p.Upgrade(ctx, r, CaptureProtocol, func(BufferedConn) error { return nil })
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(upgradeTime))
-	br := bufio.NewReader(conn)
-	if err := upgrade(conn, br, RouteCapture, CaptureProtocol, func() error { return nil }); err != nil {
-		return unanswered(err)
-	}
-	conn.SetDeadline(time.Time{})
 	defer context.AfterFunc(ctx, func() {
 		conn.SetReadDeadline(time.Now().Add(restTime))
-		if half, ok := conn.(*net.UnixConn); ok {
-			half.CloseWrite()
-		}
+		conn.CloseWrite()
 	})()
-	_, err = io.Copy(w, br)
+	_, err = io.Copy(w, conn)
 	return err
 }

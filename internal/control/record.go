@@ -91,11 +91,7 @@ type Birth struct {
 }
 
 // Progress is what long work is doing.
-type Progress struct {
-	Step  string `json:"step"`
-	Done  int64  `json:"done,omitempty"` // bytes, where known
-	Total int64  `json:"total,omitempty"`
-}
+type Progress = api.Progress
 
 // Routes of a supervisor's socket. Bodies and answers are JSON.
 const (

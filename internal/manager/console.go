@@ -9,20 +9,16 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/smolvm/smolvm/api"
 )
 
 // consoleLog is the guest's console in a sandbox's VM directory; what no longer
 // fitted is beside it with ".1". Every driver that has a console writes it so.
 const consoleLog = "console.log"
 
-// ConsoleOptions says what of a console to read.
-type ConsoleOptions struct {
-	Tail   int  // the last lines; zero: all that is kept
-	Follow bool // go on until the context ends or the sandbox stops
-}
-
 // Console copies the guest's console to w.
-func (h *Handle) Console(ctx context.Context, w io.Writer, o ConsoleOptions) error {
+func (h *Handle) Console(ctx context.Context, w io.Writer, o api.ConsoleOptions) error {
 	if _, err := h.Info(ctx); err != nil {
 		return err
 	}

@@ -10,23 +10,8 @@ import (
 	"github.com/smolvm/smolvm/internal/undo"
 )
 
-// DiffOptions is as smolvm.DiffOptions.
-type DiffOptions struct {
-	From, To *int
-	Patch    bool
-}
-
-// DiffFormat is the form of an exported difference.
-type DiffFormat string
-
-// The forms; see package smolvm.
-const (
-	DiffTar   DiffFormat = "tar"
-	DiffPatch DiffFormat = "patch"
-)
-
 // Diff lists the files that differ.
-func (h *Handle) Diff(ctx context.Context, o DiffOptions) ([]api.Change, error) {
+func (h *Handle) Diff(ctx context.Context, o api.DiffOptions) ([]api.Change, error) {
 	d, err := h.compare(ctx, o)
 	if err != nil {
 		return nil, err
@@ -60,16 +45,16 @@ func describeChange(c diff.Change) api.Change {
 
 // ExportDiff writes the differences below a directory to w. It returns the paths
 // that the form cannot carry.
-func (h *Handle) ExportDiff(ctx context.Context, w io.Writer, dir string, f DiffFormat, o DiffOptions) ([]string, error) {
+func (h *Handle) ExportDiff(ctx context.Context, w io.Writer, dir string, f api.DiffFormat, o api.DiffOptions) ([]string, error) {
 	d, err := h.compare(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	defer d.close()
 	switch f {
-	case DiffTar:
+	case api.DiffTar:
 		return diff.Tar(w, dir, d.changes, d.open)
-	case DiffPatch:
+	case api.DiffPatch:
 		return diff.Patch(w, dir, d.changes, d.open)
 	}
 	return nil, api.Errorf(api.Invalid, "export differences as %.80q: the form is not known", f).WithRecovery("Use tar or patch.")
@@ -85,7 +70,7 @@ type comparison struct {
 	forks   []*Handle
 }
 
-func (h *Handle) compare(ctx context.Context, o DiffOptions) (*comparison, error) {
+func (h *Handle) compare(ctx context.Context, o api.DiffOptions) (*comparison, error) {
 	d := &comparison{ctx: ctx, h: h}
 	var u undo.Stack
 	defer u.Run()

@@ -12,17 +12,9 @@ import (
 	"github.com/smolvm/smolvm/internal/store"
 )
 
-// Collected is what a garbage collection removed, or would.
-type Collected struct {
-	Sandboxes []string `json:"sandboxes"` // ids
-	Names     []string `json:"names"`     // names that led nowhere
-	Temporary []string `json:"temporary"` // half-made files
-	DryRun    bool     `json:"dry_run"`
-}
-
 // GC removes what no live sandbox owns.
-func (m *Manager) GC(_ context.Context, dryRun bool) (Collected, error) {
-	c := Collected{Sandboxes: []string{}, DryRun: dryRun}
+func (m *Manager) GC(_ context.Context, dryRun bool) (api.Collected, error) {
+	c := api.Collected{Sandboxes: []string{}, DryRun: dryRun}
 	ids, err := m.ids()
 	if err != nil {
 		return c, err

@@ -118,17 +118,12 @@ func notFound(ref string) error {
 		WithRecovery("List what there is with: smolvm ls")
 }
 
-// Filter narrows a list; its zero value lets everything through.
-type Filter struct {
-	States []api.State
-	Labels map[string]string
-}
-
-func (f Filter) match(s api.Sandbox) bool {
-	if len(f.States) > 0 && !slices.Contains(f.States, s.State) {
+// lists reports whether o lets a sandbox through.
+func lists(o api.ListOptions, s api.Sandbox) bool {
+	if len(o.States) > 0 && !slices.Contains(o.States, s.State) {
 		return false
 	}
-	for k, v := range f.Labels {
+	for k, v := range o.Labels {
 		if got, ok := s.Labels[k]; !ok || got != v {
 			return false
 		}
@@ -136,8 +131,8 @@ func (f Filter) match(s api.Sandbox) bool {
 	return true
 }
 
-// List describes the sandboxes that f lets through, oldest first.
-func (m *Manager) List(ctx context.Context, f Filter) ([]api.Sandbox, error) {
+// List describes the sandboxes that o lets through, oldest first.
+func (m *Manager) List(ctx context.Context, o api.ListOptions) ([]api.Sandbox, error) {
 	ids, err := m.ids()
 	if err != nil {
 		return nil, err
@@ -151,7 +146,7 @@ func (m *Manager) List(ctx context.Context, f Filter) ([]api.Sandbox, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !waits(info) && f.match(info) {
+		if !waits(info) && lists(o, info) {
 			list = append(list, info)
 		}
 	}

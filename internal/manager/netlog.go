@@ -5,6 +5,7 @@ import (
 	"io"
 	"sync"
 
+	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/control"
 	"github.com/smolvm/smolvm/internal/netlog"
 	"github.com/smolvm/smolvm/internal/seal"
@@ -12,7 +13,7 @@ import (
 
 // NetworkLog calls f for each entry of the network's record, in every state of the
 // sandbox. With Follow it goes on until the context ends or the sandbox stops.
-func (h *Handle) NetworkLog(ctx context.Context, o netlog.ReadOptions, f func(netlog.Entry) error) error {
+func (h *Handle) NetworkLog(ctx context.Context, o api.NetworkLogOptions, f func(api.NetworkEntry) error) error {
 	if _, err := h.Info(ctx); err != nil {
 		return err
 	}
@@ -27,17 +28,18 @@ func (h *Handle) NetworkLog(ctx context.Context, o netlog.ReadOptions, f func(ne
 			cancel()
 		})
 	}
-	return netlog.Read(ctx, h.dir().NetworkLog(), o, f)
+	filter := netlog.Filter{Since: o.Since, Denied: o.Denied, Host: o.Host}
+	return netlog.Read(ctx, h.dir().NetworkLog(), netlog.ReadOptions{Filter: filter, Follow: o.Follow}, f)
 }
 
 // VerifyNetworkLog holds the network's record against its chain.
-func (h *Handle) VerifyNetworkLog(ctx context.Context) (netlog.Report, error) {
+func (h *Handle) VerifyNetworkLog(ctx context.Context) (api.NetworkReport, error) {
 	if _, err := h.Info(ctx); err != nil {
-		return netlog.Report{}, err
+		return api.NetworkReport{}, err
 	}
 	key, err := seal.OpenKey(h.m.store.Key())
 	if err != nil {
-		return netlog.Report{}, err
+		return api.NetworkReport{}, err
 	}
 	return netlog.Verify(h.dir().NetworkLog(), key)
 }

@@ -18,18 +18,18 @@ type verifier struct {
 	headOK bool
 	report Report
 
-	last    link            // the line with the highest number so far
-	doubt   bool            // last does not fit the line before it: one of the two was changed
-	known   bool            // last is known to be changed
-	gaps    []Problem       // what seems to be missing
-	late    map[uint64]bool // numbers that came after a higher one
-	strange uint64          // lines since last that are no entries
+	last    link                 // the line with the highest number so far
+	doubt   bool                 // last does not fit the line before it: one of the two was changed
+	known   bool                 // last is known to be changed
+	gaps    []api.NetworkProblem // what seems to be missing
+	late    map[uint64]bool      // numbers that came after a higher one
+	strange uint64               // lines since last that are no entries
 
 	name string // of the file
 	line int
 }
 
-func (v *verifier) say(p Problem) {
+func (v *verifier) say(p api.NetworkProblem) {
 	if len(v.report.Problems) == maxProblems {
 		v.report.More++
 		return
@@ -38,20 +38,20 @@ func (v *verifier) say(p Problem) {
 }
 
 // here says a problem with entries that shows at the present line.
-func (v *verifier) here(flaw Flaw, from, to uint64, text string) {
-	v.say(Problem{Flaw: flaw, From: from, To: to, File: v.name, Line: v.line, Text: text})
+func (v *verifier) here(flaw api.NetworkFlaw, from, to uint64, text string) {
+	v.say(api.NetworkProblem{Flaw: flaw, From: from, To: to, File: v.name, Line: v.line, Text: text})
 }
 
 func (v *verifier) changed(seq uint64) {
-	v.here(FlawChanged, seq, seq, fmt.Sprintf("entry %d was changed", seq))
+	v.here(api.FlawChanged, seq, seq, fmt.Sprintf("entry %d was changed", seq))
 }
 
 func (v *verifier) begin(headErr error) {
 	v.report.Head = first
 	if errors.Is(headErr, os.ErrNotExist) {
-		v.say(Problem{Flaw: FlawHead, File: headName, Text: "the file head is missing, so a cut end cannot be told"})
+		v.say(api.NetworkProblem{Flaw: api.FlawHead, File: headName, Text: "the file head is missing, so a cut end cannot be told"})
 	} else if headErr != nil {
-		v.say(Problem{Flaw: FlawHead, File: headName, Text: "the file head was altered, or is another installation's, so a cut end cannot be told"})
+		v.say(api.NetworkProblem{Flaw: api.FlawHead, File: headName, Text: "the file head was altered, or is another installation's, so a cut end cannot be told"})
 	}
 }
 
@@ -88,7 +88,7 @@ func (v *verifier) walk(l link) {
 	e, isEntry := parse(l.line)
 	broken := isEntry && e.Kind == api.EventBroken
 	if broken {
-		v.here(FlawBroken, l.seq, l.seq, fmt.Sprintf("entry %d says that the record before it was not whole: %s", l.seq, e.Reason))
+		v.here(api.FlawBroken, l.seq, l.seq, fmt.Sprintf("entry %d says that the record before it was not whole: %s", l.seq, e.Reason))
 	}
 	if v.last.seq == 0 {
 		v.first(l)
@@ -100,7 +100,7 @@ func (v *verifier) walk(l link) {
 		v.step(l, fits)
 	case l.seq > v.last.seq && (broken || !fits):
 		v.settle()
-		v.gaps = append(v.gaps, Problem{Flaw: FlawMissing, From: v.last.seq + 1, To: l.seq - 1, File: v.name, Line: v.line})
+		v.gaps = append(v.gaps, api.NetworkProblem{Flaw: api.FlawMissing, From: v.last.seq + 1, To: l.seq - 1, File: v.name, Line: v.line})
 		v.last, v.known = l, false
 	case fits: // its place is right, its number is not
 		l.seq = v.last.seq + 1
@@ -108,7 +108,7 @@ func (v *verifier) walk(l link) {
 		v.found(l.seq)
 	default:
 		v.late[l.seq] = true
-		v.here(FlawMoved, l.seq, l.seq, fmt.Sprintf("entry %d stands after entry %d", l.seq, v.last.seq))
+		v.here(api.FlawMoved, l.seq, l.seq, fmt.Sprintf("entry %d stands after entry %d", l.seq, v.last.seq))
 		return
 	}
 	v.holdAgainstHead()
@@ -140,7 +140,7 @@ func (v *verifier) found(seq uint64) {
 // settle ends a doubt about two lines that nothing will resolve.
 func (v *verifier) settle() {
 	if v.doubt {
-		v.here(FlawChanged, v.last.seq-1, v.last.seq, fmt.Sprintf("entry %d or %d was changed", v.last.seq-1, v.last.seq))
+		v.here(api.FlawChanged, v.last.seq-1, v.last.seq, fmt.Sprintf("entry %d or %d was changed", v.last.seq-1, v.last.seq))
 	}
 	v.doubt = false
 }
@@ -151,7 +151,7 @@ func (v *verifier) first(l link) {
 	v.last = l
 	switch {
 	case v.headOK && l.seq > v.head.First:
-		v.here(FlawCut, v.head.First, l.seq-1, fmt.Sprintf("entries %d to %d at the beginning are gone", v.head.First, l.seq-1))
+		v.here(api.FlawCut, v.head.First, l.seq-1, fmt.Sprintf("entries %d to %d at the beginning are gone", v.head.First, l.seq-1))
 	case v.headOK && l.seq == v.head.First && l.prev != v.head.Prev, l.seq == 1 && l.prev != first:
 		v.found(l.seq)
 	}
@@ -184,10 +184,10 @@ func (v *verifier) explainStrange(to uint64) {
 	switch {
 	case n == 0:
 	case from+n-1 != to:
-		v.here(FlawAdded, 0, 0, fmt.Sprintf("%d lines before this one are no entries", n))
+		v.here(api.FlawAdded, 0, 0, fmt.Sprintf("%d lines before this one are no entries", n))
 	default:
 		v.settle()
-		v.here(FlawChanged, from, to, fmt.Sprintf("entries %d to %d were changed and cannot be read", from, to))
+		v.here(api.FlawChanged, from, to, fmt.Sprintf("entries %d to %d were changed and cannot be read", from, to))
 		if v.report.First == 0 {
 			v.report.First = from
 		}
@@ -207,10 +207,10 @@ func (v *verifier) end(now head, ok bool) {
 	}
 	last := v.last
 	if v.headOK && last.seq < v.head.Seq {
-		v.here(FlawCut, last.seq+1, v.head.Seq, fmt.Sprintf("entries %d to %d at the end are gone", last.seq+1, v.head.Seq))
+		v.here(api.FlawCut, last.seq+1, v.head.Seq, fmt.Sprintf("entries %d to %d at the end are gone", last.seq+1, v.head.Seq))
 	}
 	if ok && (last.seq > now.Seq+1 || last.seq == now.Seq+1 && last.hash() != now.Next) {
-		v.here(FlawAdded, now.Seq+1, last.seq, fmt.Sprintf("entries %d to %d behind the end are not smolvm's", now.Seq+1, last.seq))
+		v.here(api.FlawAdded, now.Seq+1, last.seq, fmt.Sprintf("entries %d to %d behind the end are not smolvm's", now.Seq+1, last.seq))
 	}
 	v.report.Last, v.report.Head = last.seq, last.hash()
 }

@@ -8,39 +8,8 @@ import (
 	"github.com/smolvm/smolvm/internal/seal"
 )
 
-// Flaw is the kind of a Problem.
-type Flaw string
-
-// What can be wrong with a record.
-const (
-	FlawHead    Flaw = "head"    // the file head is missing or altered: a cut end would not show
-	FlawChanged Flaw = "changed" // an entry is not what was written
-	FlawMissing Flaw = "missing" // entries were taken out
-	FlawMoved   Flaw = "moved"   // an entry is not in its place, or twice
-	FlawCut     Flaw = "cut"     // entries at the beginning or at the end are gone
-	FlawAdded   Flaw = "added"   // there are lines that were not written by smolvm
-	FlawBroken  Flaw = "broken"  // the record was not whole when its sandbox started; the entry says so
-)
-
-// Problem is something wrong with a record.
-type Problem struct {
-	Flaw Flaw   `json:"flaw"`
-	From uint64 `json:"from,omitempty"` // number of the first entry it is about
-	To   uint64 `json:"to,omitempty"`   // of the last
-	File string `json:"file,omitempty"` // where it shows
-	Line int    `json:"line,omitempty"`
-	Text string `json:"text"` // for people
-}
-
 // Report is what Verify found.
-type Report struct {
-	Entries  uint64    `json:"entries"`
-	First    uint64    `json:"first"` // number of the first that is kept; those before it were rotated away
-	Last     uint64    `json:"last"`
-	Head     string    `json:"head"` // hash of the last entry: note it elsewhere, and nobody can replace the whole record
-	Problems []Problem `json:"problems,omitempty"`
-	More     int       `json:"more,omitempty"` // problems beyond those that are listed
-}
+type Report = api.NetworkReport
 
 // maxProblems are listed of a record.
 const maxProblems = 100
