@@ -166,7 +166,7 @@ func (a *app) addCommands(root *cobra.Command) {
 			root.AddCommand(c)
 		}
 	}
-	add(groupLife, a.newRun(), a.newCreate(), a.newList(), a.newInspect(), a.newStart(), a.newStop(),
+	add(groupLife, a.newRun(), a.newAgent(), a.newCreate(), a.newList(), a.newInspect(), a.newStart(), a.newStop(),
 		a.newRestart(), a.newPause(), a.newResume(), a.newRename(), a.newRemove(), a.newWait())
 	add(groupInside, a.newExec(), a.newShell(), a.newCopy(), a.newEnv(), a.newLogs(), a.newPs(),
 		a.newAttach(), a.newKill(), a.newStats())
