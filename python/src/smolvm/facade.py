@@ -1,0 +1,3 @@
+"""The original's name of smolvm.sandbox."""
+
+from .sandbox import *  # noqa: F403
