@@ -37,6 +37,12 @@ build: agent
 install: build
 	install -D $(BIN) $(PREFIX)/bin/smolvm
 
+## wheel: a Python package in dist/ that carries the program
+wheel: build
+	@mkdir -p dist
+	SMOLVM_WHEEL_BIN=$(CURDIR)/$(BIN) python3 -m pip wheel -q --no-index --no-deps -w dist ./python
+	@ls dist/*.whl
+
 # What tests and measurements need beyond Go: QEMU, a kernel, the default image.
 ready: build
 	@echo "== what is missing here"
@@ -91,4 +97,4 @@ docs:
 
 
 .PHONY: test-kvm
-.PHONY: help demo build install agent ready test check unit vm bench fuzz docs
+.PHONY: help demo build install wheel agent ready test check unit vm bench fuzz docs
