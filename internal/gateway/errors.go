@@ -163,6 +163,9 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if e.Code == codeUnauthenticated {
 		h.Set("WWW-Authenticate", `Bearer realm="smolvm"`)
 	}
+	if e.Code == codeRate || e.Code == codeConcurrent {
+		h.Set("Retry-After", "1")
+	}
 	w.WriteHeader(statusOf(e))
 	json.NewEncoder(w).Encode(failure(r.Context(), e))
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"net/http"
 	"regexp"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -59,6 +60,8 @@ var requestIDRE = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.under.Add(1)
 	defer s.under.Done()
+	s.metrics.under.Inc()
+	defer s.metrics.under.Dec()
 	start := time.Now()
 	x := &exchange{id: r.Header.Get(headerRequestID), w: w}
 	if !requestIDRE.MatchString(x.id) {
@@ -67,19 +70,23 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
 	w.Header().Set(headerRequestID, x.id)
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	defer func() {
-		fault := recover()
-		if fault != nil && fault != http.ErrAbortHandler {
-			s.log.Error("panic", "request", x.id, "fault", fault)
-			s.fail(&recorder{w, x}, r, api.Errorf(api.Internal, "%s %s: a fault of smolvm", r.Method, r.URL.Path))
-		}
-		s.log.Info("request", "request", x.id, "method", r.Method, "path", cut(r.URL.Path, 200), "status", x.status,
-			"ms", float64(time.Since(start).Microseconds())/1000, "caller", x.caller.name)
-		if fault == http.ErrAbortHandler {
-			panic(fault)
-		}
-	}()
+	defer func() { s.finish(w, r, x, start, recover()) }()
 	s.dispatch(&recorder{w, x}, r, x)
+}
+
+// finish ends a request: it is counted and logged, and a fault of its handler answered.
+func (s *Server) finish(w http.ResponseWriter, r *http.Request, x *exchange, start time.Time, fault any) {
+	if fault != nil && fault != http.ErrAbortHandler {
+		s.log.Error("panic", "request", x.id, "fault", fault, "stack", string(debug.Stack()))
+		s.fail(&recorder{w, x}, r, api.Errorf(api.Internal, "%.20s %.200q: a fault of smolvm", r.Method, r.URL.Path))
+	}
+	took := time.Since(start)
+	s.metrics.count(x, took)
+	s.log.Info("request", "request", x.id, "method", cut(r.Method, 20), "path", cut(r.URL.Path, 200), "status", x.status,
+		"ms", float64(took.Microseconds())/1000, "caller", x.caller.name)
+	if fault == http.ErrAbortHandler {
+		panic(fault)
+	}
 }
 
 func (s *Server) dispatch(w http.ResponseWriter, r *http.Request, x *exchange) {

@@ -247,3 +247,40 @@ func (l *logged) String() string {
 	defer l.mu.Unlock()
 	return l.b.String()
 }
+
+// ids lists the sandboxes, without the gateway.
+func (d *door) ids() []string {
+	d.Helper()
+	list, err := d.List(d.ctx, smolvm.ListOptions{})
+	d.ok(err)
+	var ids []string
+	for _, info := range list {
+		ids = append(ids, info.ID)
+	}
+	return ids
+}
+
+// fault tells the fake host what goes wrong; see fakehost.FaultsFile.
+func (d *door) fault(lines ...string) {
+	d.Helper()
+	path := filepath.Join(d.Home, fakehost.FaultsFile)
+	d.ok(os.WriteFile(path, []byte(strings.Join(lines, "\n")), 0o600))
+	d.Cleanup(func() { os.Remove(path) })
+}
+
+func (d *door) exists(name string) bool {
+	_, err := os.Stat(filepath.Join(d.Home, name))
+	return err == nil
+}
+
+func (d *door) cancellable() (context.Context, context.CancelFunc) { return context.WithCancel(d.ctx) }
+
+// metrics returns what /metrics shows.
+func (d *door) metrics() string {
+	d.Helper()
+	res := d.send("GET", "/metrics", nil)
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	d.ok(err)
+	return string(b)
+}

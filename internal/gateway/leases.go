@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -39,15 +40,13 @@ type lease struct {
 
 func (s *Server) leaseRoutes() {
 	stream(s, op{
-		ID: "open-lease", Method: http.MethodPost, Path: "/v1/leases", Scope: apikey.Manage, Tag: "Sandboxes",
+		ID: "open-lease", Method: http.MethodPost, Path: "/v1/leases", Scope: apikey.Manage, Tag: tagSandboxes,
 		Summary: "Open a lease for ephemeral sandboxes", Status: http.StatusCreated,
 		Details: "The first line of the answer is the lease; then an empty line comes each 15 seconds. Sandboxes that are made " +
 			"with ephemeral and the header " + api.HeaderLease + " are removed when this connection ends, however it ends.",
 		Answers: map[string]*huma.Schema{typeNDJSON: schemaOf[api.Lease](s)},
 	}, s.openLease)
 }
-
-const typeNDJSON = "application/x-ndjson"
 
 func (s *Server) openLease(_ *struct{}, w http.ResponseWriter, r *http.Request) error {
 	id, err := s.leases.begin(exchangeOf(r.Context()).caller.name)
@@ -127,8 +126,14 @@ func (s *Server) hold(ctx context.Context, l *lease, boxes ...*smolvm.Sandbox) e
 	}
 	s.leases.mu.Lock()
 	ended := l.ended
-	if !ended {
-		l.boxes = append(l.boxes, boxes...)
+	for _, b := range boxes {
+		if ended {
+			break
+		}
+		for _, other := range s.leases.open { // one that is started again changes hands
+			other.boxes = slices.DeleteFunc(other.boxes, func(o *smolvm.Sandbox) bool { return o.ID() == b.ID() })
+		}
+		l.boxes = append(l.boxes, b)
 	}
 	s.leases.mu.Unlock()
 	if !ended {

@@ -33,9 +33,11 @@ type Server struct {
 	mux  *http.ServeMux
 	api  huma.API
 
-	conns  conns
-	limits limits
-	leases leases
+	conns   conns
+	limits  limits
+	metrics *metrics
+	leases  leases
+	replays replays
 
 	under   sync.WaitGroup  // requests under way, those whose connection was taken over too
 	closing context.Context // ends when streams are to end

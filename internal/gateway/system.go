@@ -20,15 +20,17 @@ type Health struct {
 	Status string `json:"status"` // "ok"
 }
 
+const tagServer = "Server"
+
 func (s *Server) systemRoutes() {
 	route(s, op{
-		ID: "get-version", Method: http.MethodGet, Path: "/v1/version", Scope: apikey.Read, Tag: "Server",
+		ID: "get-version", Method: http.MethodGet, Path: "/v1/version", Scope: apikey.Read, Tag: tagServer,
 		Summary: "Tell the version",
 	}, func(context.Context, *struct{}) (*reply[Version], error) {
 		return &reply[Version]{Version{s.opts.Version, runtime.Version(), "v1"}}, nil
 	})
 	route(s, op{
-		ID: "get-health", Method: http.MethodGet, Path: "/healthz", Public: true, Tag: "Server",
+		ID: "get-health", Method: http.MethodGet, Path: "/healthz", Public: true, Tag: tagServer,
 		Summary: "Tell that the server answers",
 	}, func(context.Context, *struct{}) (*reply[Health], error) {
 		return &reply[Health]{Health{"ok"}}, nil
