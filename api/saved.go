@@ -94,6 +94,7 @@ const (
 const (
 	IdleStop      = "stop"
 	IdleHibernate = "hibernate"
+	IdleRemove    = "remove" // also once it has been stopped or hibernated for that long
 )
 
 // Step is a checkpoint: a sandbox as it was, memory, processes and disk.
@@ -148,3 +149,13 @@ type Pool struct {
 
 // MaxPool bounds the size of one pool.
 const MaxPool = 256
+
+// SetPool says how many sandboxes of an image and sizes are to wait. Empty fields
+// are those of a Spec.
+type SetPool struct {
+	Image     string `json:"image,omitempty"`
+	CPUs      int    `json:"cpus,omitempty"`
+	MemoryMiB int    `json:"memory_mib,omitempty"`
+	DiskMiB   int    `json:"disk_mib,omitempty"`
+	Size      int    `json:"size"` // zero: the pool is drained
+}

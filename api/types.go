@@ -14,8 +14,8 @@ type Spec struct {
 	Labels    map[string]string `json:"labels,omitempty"`
 
 	TTLSeconds         float64 `json:"ttl_seconds,omitempty"`          // removed after it; zero: never
-	IdleTimeoutSeconds float64 `json:"idle_timeout_seconds,omitempty"` // stopped after it without a client; zero: never
-	IdleAction         string  `json:"idle_action,omitempty"`          // at its end: IdleStop (also if empty) or IdleHibernate
+	IdleTimeoutSeconds float64 `json:"idle_timeout_seconds,omitempty"` // without a client, until IdleAction; zero: never
+	IdleAction         string  `json:"idle_action,omitempty"`          // at its end: IdleStop (also if empty), IdleHibernate or IdleRemove
 
 	FromSnapshot string `json:"from_snapshot,omitempty"` // snapshot to continue; image and sizes are then its own
 	NoTemplate   bool   `json:"no_template,omitempty"`   // boot, even where a template or snapshot could be continued
@@ -87,7 +87,7 @@ type Sandbox struct {
 	Ephemeral bool              `json:"ephemeral,omitempty"`
 	Created   time.Time         `json:"created"`
 	Started   time.Time         `json:"started,omitzero"`
-	Expires   time.Time         `json:"expires,omitzero"` // by its time to live
+	Expires   time.Time         `json:"expires,omitzero"` // removed then, as it is now
 
 	IdleTimeoutSeconds float64 `json:"idle_timeout_seconds,omitempty"`
 	IdleAction         string  `json:"idle_action,omitempty"`

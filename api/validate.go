@@ -106,9 +106,9 @@ func (s Spec) checkSaved() error {
 		}
 	}
 	switch s.IdleAction {
-	case "", IdleStop, IdleHibernate:
+	case "", IdleStop, IdleHibernate, IdleRemove:
 	default:
-		return Errorf(Invalid, "idle action %.80q is not known", s.IdleAction).WithRecovery("Use stop or hibernate.")
+		return Errorf(Invalid, "idle action %.80q is not known", s.IdleAction).WithRecovery("Use stop, hibernate or remove.")
 	}
 	if s.IdleAction == IdleHibernate && s.Ephemeral {
 		return Errorf(Invalid, "an ephemeral sandbox cannot hibernate: it ends with its client").

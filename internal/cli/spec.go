@@ -29,10 +29,15 @@ type specFlags struct {
 }
 
 func (f *specFlags) register(a *app, cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&f.name, "name", "n", "", "name of the sandbox (default: generated)")
+	f.registerUnnamed(a, cmd)
+}
+
+// registerUnnamed registers what can be said of several sandboxes.
+func (f *specFlags) registerUnnamed(a *app, cmd *cobra.Command) {
 	fs := cmd.Flags()
 	f.given = fs
 	fs.StringVar(&f.image, "image", "", "image to use (default "+api.DefaultImage+")")
-	fs.StringVarP(&f.name, "name", "n", "", "name of the sandbox (default: generated)")
 	fs.IntVar(&f.cpus, "cpus", api.DefaultCPUs, "virtual CPUs")
 	f.memory, f.disk = api.DefaultMemoryMiB, api.DefaultDiskMiB
 	fs.Var(&f.memory, "memory", "memory in MiB, or such as 512M or 2G")
@@ -41,7 +46,7 @@ func (f *specFlags) register(a *app, cmd *cobra.Command) {
 	fs.StringArrayVar(&f.envFile, "env-file", nil, "`FILE` of KEY=VALUE lines")
 	fs.StringArrayVarP(&f.label, "label", "l", nil, "label `KEY=VALUE`")
 	fs.Var(&f.ttl, "ttl", "remove the sandbox after this time, such as 90s or 2h (default: never)")
-	fs.Var(&f.idle, "idle-timeout", "stop or hibernate the sandbox after this time without a client (default: never)")
+	fs.Var(&f.idle, "idle-timeout", "stop the sandbox after this time without a client, or as --idle-action says (default: never)")
 	fs.StringVar(&f.minIsolation, "min-isolation", "", "refuse to run with less: hardware or emulated")
 	fs.StringVar(&f.accel, "accel", string(api.AccelAuto), "auto, kvm or tcg")
 	fixed(cmd, "accel", string(api.AccelAuto), string(api.AccelKVM), string(api.AccelTCG))
@@ -60,10 +65,10 @@ func (f *specFlags) registerSaved(a *app, cmd *cobra.Command) {
 	fs.StringVar(&f.snapshot, "from-snapshot", "", "continue the snapshot of this `NAME`; image and sizes are its own")
 	fs.BoolVar(&f.noTemplate, "no-template", false, "boot instead of continuing a template; of a snapshot take the disk alone")
 	fs.StringVar(&f.checkpoint, "checkpoint", "", "record checkpoints by itself, `WHEN`: each-command (default: never)")
-	fs.StringVar(&f.idleAction, "idle-action", "", "at the end of the idle timeout: stop or hibernate (default stop)")
+	fs.StringVar(&f.idleAction, "idle-action", "", "at the end of the idle timeout: stop, hibernate or remove (default stop)")
 	a.registerBudget(cmd)
 	fixed(cmd, "checkpoint", api.CheckpointEachCommand)
-	fixed(cmd, "idle-action", api.IdleStop, api.IdleHibernate)
+	fixed(cmd, "idle-action", api.IdleStop, api.IdleHibernate, api.IdleRemove)
 	complete(cmd, "from-snapshot", a.completeSnapshots)
 }
 

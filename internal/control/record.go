@@ -47,11 +47,31 @@ func (r Record) Expires() time.Time {
 	return r.Created.Add(r.Spec.TTL())
 }
 
+// expires is Expires, or earlier where a sandbox that nobody uses is removed. A
+// supervisor that runs sees to that itself.
+func (r Record) expires(s Status) time.Time {
+	at := r.Expires()
+	if r.Spec.IdleAction != api.IdleRemove || r.Spec.IdleTimeoutSeconds == 0 || s.Ended.IsZero() {
+		return at
+	}
+	if idle := s.Ended.Add(r.Spec.IdleTimeout()); at.IsZero() || idle.Before(at) {
+		return idle
+	}
+	return at
+}
+
+// Over reports whether the time of a sandbox without a supervisor is over.
+func (r Record) Over(s Status) bool {
+	at := r.expires(s)
+	return !at.IsZero() && time.Now().After(at)
+}
+
 // Status is the file of what was last known of a sandbox. Its supervisor writes it.
 type Status struct {
 	State   api.State `json:"state"`
 	Reason  string    `json:"reason,omitempty"`
 	Started time.Time `json:"started,omitzero"`
+	Ended   time.Time `json:"ended,omitzero"` // its last VM, in order; zero: it has one, or died
 	// Lived says that the sandbox has been running once: from then on its disk
 	// may hold work, and only its owner removes it.
 	Lived         bool          `json:"lived,omitempty"`
@@ -71,7 +91,7 @@ func Describe(r Record, s Status) api.Sandbox {
 		Image: r.Spec.Image, ImageID: r.Image.ID,
 		CPUs: r.Spec.CPUs, MemoryMiB: r.Spec.MemoryMiB, DiskMiB: r.Spec.DiskMiB,
 		Labels: r.Spec.Labels, Ephemeral: r.Spec.Ephemeral,
-		Created: r.Created, Started: s.Started, Expires: r.Expires(),
+		Created: r.Created, Started: s.Started, Expires: r.expires(s),
 		IdleTimeoutSeconds: r.Spec.IdleTimeoutSeconds, IdleAction: r.Spec.IdleAction,
 		Checkpoint: r.Spec.Checkpoint, Origin: r.Origin, Mounts: r.Spec.Mounts,
 		Network: r.Spec.Network, Ports: r.Spec.Ports, Secrets: r.Spec.Secrets,

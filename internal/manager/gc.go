@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/control"
@@ -80,6 +79,5 @@ func (m *Manager) garbage(id string) (name string, yes bool) {
 	if err := store.ReadJSON(dir.State(), &st); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return rec.Spec.Name, false // damaged: its disk may hold work
 	}
-	at := rec.Expires()
-	return rec.Spec.Name, !st.Lived || rec.Spec.Ephemeral || (!at.IsZero() && time.Now().After(at))
+	return rec.Spec.Name, !st.Lived || rec.Spec.Ephemeral || rec.Over(st)
 }

@@ -425,6 +425,22 @@ var laws = []law{
 		l.ok(sb.Start(l.ctx)) // and the time begins anew
 		l.says(sb, "echo up", "up")
 	}},
+	{"idle remove", func(l *life) {
+		sb := l.create(smolvm.Spec{IdleTimeoutSeconds: 1.5, IdleAction: api.IdleRemove})
+		l.says(sb, "echo up", "up")
+		l.gone(sb)
+
+		// One that was stopped is removed too, but not while it is used again.
+		sb = l.create(smolvm.Spec{IdleTimeoutSeconds: 1.5, IdleAction: api.IdleRemove})
+		l.ok(sb.Stop(l.ctx, smolvm.StopOptions{GraceSeconds: -1}))
+		if info := l.is(sb, api.StateStopped, ""); info.Expires.Before(time.Now()) {
+			l.Errorf("it says that it expires at %v", info.Expires)
+		}
+		l.ok(sb.Start(l.ctx))
+		l.says(sb, "sleep 2; echo busy", "busy")
+		l.ok(sb.Stop(l.ctx, smolvm.StopOptions{GraceSeconds: -1}))
+		l.gone(sb)
+	}},
 	{"ephemeral ends with stop", func(l *life) {
 		sb := l.create(smolvm.Spec{Ephemeral: true})
 		l.ok(sb.Stop(l.ctx, smolvm.StopOptions{}))

@@ -215,7 +215,7 @@ func (m *Manager) look(ctx context.Context, id string) (api.Sandbox, error) {
 	if store.Locked(dir.Lock()) {
 		return control.Describe(rec, st), nil // not listening yet, or not any more
 	}
-	if at := rec.Expires(); !at.IsZero() && time.Now().After(at) || st.State == api.StatePooled || rec.Spec.Name == "" {
+	if rec.Over(st) || st.State == api.StatePooled || rec.Spec.Name == "" {
 		return api.Sandbox{}, errors.Join(m.discard(id, rec.Spec.Name), notFound(id))
 	}
 	st = asDead(st)

@@ -157,7 +157,7 @@ func (s *Supervisor) checkHost(ctx context.Context, spec api.Spec) error {
 func (s *Supervisor) running() error {
 	info := s.vm.Info()
 	_, err := s.gate.update(func(st *control.Status) error {
-		st.State, st.Reason, st.Lived = api.StateRunning, "", true
+		st.State, st.Reason, st.Lived, st.Ended = api.StateRunning, "", true, time.Time{}
 		st.Started = info.Started.UTC().Round(time.Millisecond)
 		if c := s.record().Created; c.After(st.Started) { // a pool's member ran before it was anybody's
 			st.Started = c

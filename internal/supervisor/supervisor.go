@@ -159,7 +159,11 @@ func (s *Supervisor) idleOver() *end {
 	if !s.idle.quiet() {
 		return nil
 	}
-	if s.record().Spec.IdleAction != api.IdleHibernate {
+	switch s.record().Spec.IdleAction {
+	case api.IdleHibernate:
+	case api.IdleRemove:
+		return &end{state: api.StateStopped, reason: "idle timeout", grace: -1, remove: true}
+	default:
 		return &end{state: api.StateStopped, reason: "idle timeout", grace: api.DefaultGrace}
 	}
 	if err := s.hibernate(); err != nil {
@@ -282,7 +286,7 @@ func (s *Supervisor) finish(e end) {
 		e.state = api.StatePooled // nobody has seen it, and nobody is to; look removes what is left
 	}
 	if _, err := s.gate.update(func(st *control.Status) error {
-		*st = control.Status{State: e.state, Reason: e.reason, Lived: st.Lived, Timings: st.Timings}
+		*st = control.Status{State: e.state, Reason: e.reason, Ended: time.Now(), Lived: st.Lived, Timings: st.Timings}
 		return nil
 	}); err != nil {
 		slog.Error("write last state", "err", err)
