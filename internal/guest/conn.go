@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
+	"time"
 
 	"github.com/smolvm/smolvm/internal/guest/mux"
+	"golang.org/x/sys/unix"
 )
 
 // A message on a connection of its own is its kind, the length of its payload in
@@ -181,10 +185,48 @@ func relayForth(client *Conn, work Stream) {
 		}
 		// Work that has ended refuses the rest; the client reads why from the
 		// other direction, so it must not be stuck in sending meanwhile.
-		if !refused && work.Send(m.Kind, m.Payload) != nil {
+		if !refused && sendUnlessGone(client, work, m) != nil {
 			refused = true
 		}
 	}
+}
+
+// lookTime is how often a client is looked at whose message the work does not take:
+// nobody reads its connection meanwhile, so that its end would not show.
+const lookTime = time.Second
+
+// sendUnlessGone sends a message to the work, which it closes when the client goes
+// away meanwhile.
+func sendUnlessGone(client *Conn, work Stream, m Message) error {
+	var look *time.Timer
+	look = time.AfterFunc(lookTime, func() {
+		if HungUp(client.c) {
+			work.Close()
+			return
+		}
+		look.Reset(lookTime)
+	})
+	defer look.Stop()
+	return work.Send(m.Kind, m.Payload)
+}
+
+// HungUp reports whether a socket's peer has closed it, for who does not read it: what
+// the peer sent before may be unread. Of what is no socket it cannot be told.
+func HungUp(c any) bool {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	rc, err := sc.SyscallConn()
+	if err != nil {
+		return errors.Is(err, net.ErrClosed)
+	}
+	var n int
+	err = rc.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, _ = unix.Poll(fds, 0)
+	})
+	return err != nil || n > 0
 }
 
 // relayBack passes what the work sends. Work that is lost closes the client's

@@ -139,6 +139,9 @@ type ProcRef struct {
 	Proc     string
 	NoFollow bool
 	NoLog    bool // send no kept output, only what comes from now on
+	// InputOnly sends no output at all: the stream ends in good order when the process
+	// has been given everything that the host sent.
+	InputOnly bool
 }
 
 // ProcSignal sends a signal to the group of a background process.
@@ -382,6 +385,7 @@ func (m *ProcRef) Wire(c *wire.Coder) {
 	c.String(&m.Proc)
 	c.Bool(&m.NoFollow)
 	c.Bool(&m.NoLog)
+	c.Bool(&m.InputOnly)
 }
 
 func (m *ProcSignal) Wire(c *wire.Coder) {

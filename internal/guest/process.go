@@ -38,6 +38,31 @@ func (c Client) Attach(ctx context.Context, ref ProcRef) (*Process, error) {
 	return c.process(ctx, OpAttach, &ref)
 }
 
+// Feed gives a background process what r holds, which need not be all it gets, and
+// returns when the process has been given it. end ends its input then.
+func (c Client) Feed(ctx context.Context, proc string, r io.Reader, end bool) error {
+	p, err := c.Attach(ctx, ProcRef{Proc: proc, InputOnly: true})
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	if _, err := io.Copy(p, r); err != nil {
+		return err
+	}
+	if end {
+		if err := p.CloseInput(); err != nil {
+			return err
+		}
+	}
+	if err := p.st.CloseSend(); err != nil {
+		return p.st.cause(err)
+	}
+	if _, err := p.Recv(); err != io.EOF {
+		return err
+	}
+	return nil
+}
+
 func (c Client) process(ctx context.Context, op Op, req wire.Message) (*Process, error) {
 	st, err := c.open(ctx, op, req)
 	if err != nil {

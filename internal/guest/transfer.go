@@ -66,11 +66,11 @@ func (c Client) upload(ctx context.Context, op Op, req wire.Message, r io.Reader
 	defer st.Close()
 	buf := make([]byte, MaxPayload)
 	for {
-		n, rerr := io.ReadFull(r, buf)
+		n, rerr := fill(r, buf)
 		if n > 0 && st.Send(KindData, buf[:n]) != nil {
 			break // the guest has ended: the reply says why
 		}
-		if rerr == io.EOF || rerr == io.ErrUnexpectedEOF {
+		if rerr == io.EOF {
 			st.CloseSend()
 			break
 		}
@@ -79,6 +79,17 @@ func (c Client) upload(ctx context.Context, op Op, req wire.Message, r io.Reader
 		}
 	}
 	return st.reply(reply)
+}
+
+// fill reads until buf is full or r ends. It is io.ReadFull but for what that makes of
+// the end: a reader's own io.ErrUnexpectedEOF says that the source was cut off.
+func fill(r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var m int
+		m, err = r.Read(buf[n:])
+		n += m
+	}
+	return n, err
 }
 
 // dataReader reads the Data of a stream.

@@ -5,6 +5,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/guest"
 	"github.com/smolvm/smolvm/internal/guest/wire"
 )
@@ -47,15 +48,20 @@ func (p *proc) runLimited(out sink, e *guest.Exec) guest.Exit {
 }
 
 // follow hands a process what the host sends, and kills it when the host ends
-// the stream. When the stream ends because the process has, nothing is left to kill.
-// A stream that is lost while all stand still may be lost because this guest is a
-// copy: then the process is no less part of it than those in the background.
+// the stream, also while the process does not take what was sent. When the stream
+// ends because the process has, nothing is left to kill. A stream that is lost while
+// all stand still may be lost because this guest is a copy: then the process is no
+// less part of it than those in the background.
 func (p *proc) follow(s stream) {
-	err := p.feed(s)
-	if err == io.EOF {
-		p.write(nil)
-		s.AwaitEnd()
-	}
+	p.a.work.Go(func() {
+		switch err := p.feed(s); {
+		case err == io.EOF:
+			p.write(nil)
+		case api.ClassOf(err) == api.Invalid:
+			p.kill(false) // it makes no sense
+		}
+	})
+	s.AwaitEnd()
 	p.a.freezer.awaitThaw()
 	if !p.kept.Load() {
 		p.kill(false)

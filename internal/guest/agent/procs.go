@@ -176,14 +176,26 @@ func (a *Agent) attach(s stream, req []byte) error {
 	if err != nil {
 		return err
 	}
+	if r.InputOnly && (d.proc.f.in == nil || !d.snapshot().Running) {
+		return api.Errorf(api.Conflict, "send input to background process %q: it takes none", r.Proc)
+	}
 	if err := s.reply(&guest.Started{Proc: r.Proc, PID: d.info.PID}); err != nil {
 		return err
 	}
+	// The host's end is none of the process's input: others may attach.
+	fed := make(chan error, 1)
+	a.work.Go(func() { fed <- d.proc.feed(s) })
+	if r.InputOnly {
+		return awaitFed(s, fed)
+	}
 	var gone atomic.Bool
 	a.work.Go(func() {
-		// The host's end is none of the process's input: others may attach.
-		if d.proc.feed(s) == io.EOF {
-			s.AwaitEnd()
+		select {
+		case err := <-fed:
+			if api.ClassOf(err) != api.Invalid { // else what came makes no sense
+				s.AwaitEnd()
+			}
+		case <-s.over():
 		}
 		gone.Store(true)
 		d.log.wake(false)
@@ -200,6 +212,20 @@ func (a *Agent) attach(s stream, req []byte) error {
 		return nil
 	}
 	return s.queue(guest.KindExit, wire.Marshal(&info.Exit))
+}
+
+// awaitFed waits until the process was given all, or the host is gone.
+func awaitFed(s stream, fed <-chan error) error {
+	s.Flush()
+	select {
+	case err := <-fed:
+		if err == io.EOF {
+			err = nil
+		}
+		return err
+	case <-s.over():
+		return nil
+	}
 }
 
 // copyLog sends the log from pos on until stop or the process's end.
