@@ -174,7 +174,7 @@ func (a *app) addCommands(root *cobra.Command) {
 	add(groupSaved, a.newHibernate(), a.newSnapshot(), a.newFork(), a.newCheckpoint(), a.newHistory(), a.newRewind(),
 		a.newDiff(), a.newTemplate(), a.newPool())
 	add(groupImages, a.newImage())
-	add(groupHost, a.newServe(), a.newSetup(), a.newDoctor(), a.newBench(), a.newGC(), a.newVersion(), a.newCompletion())
+	add(groupHost, a.newServe(), a.newKey(), a.newMCP(), a.newSetup(), a.newDoctor(), a.newBench(), a.newGC(), a.newVersion(), a.newCompletion())
 	root.AddCommand(a.newSandbox())
 }
 

@@ -1,26 +1,21 @@
 package mcpserver
 
-import "context"
+import (
+	"context"
 
-// Scope is what a tool needs. The words are those of API keys.
-type Scope string
-
-// The scopes of tools.
-const (
-	ScopeRead   Scope = "read"   // look
-	ScopeRun    Scope = "run"    // work inside sandboxes
-	ScopeManage Scope = "manage" // make, remove and save them, and what they may reach
+	"github.com/smolvm/smolvm/internal/apikey"
 )
 
 // Caller is who opened a session. The zero value may do everything.
 type Caller struct {
 	// ID tells callers apart: a session belongs to the one that opened it.
 	ID string
-	// May reports whether the caller has a scope. Nil: it has all.
-	May func(Scope) bool
+	// Scope is how far the caller's key reaches; tools beyond it are not shown. Empty:
+	// there is no key, and no bound.
+	Scope apikey.Scope
 }
 
-func (c Caller) may(s Scope) bool { return c.May == nil || c.May(s) }
+func (c Caller) may(s apikey.Scope) bool { return c.Scope == "" || c.Scope.Allows(s) }
 
 type callerKey struct{}
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/smolvm/smolvm"
 	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/apikey"
 )
 
 // maxImage bounds a picture that is shown to a model.
@@ -23,19 +24,19 @@ const maxImage = 3 << 20
 
 func (s *Server) addFiles() {
 	add(s, tool[readIn, readOut]{
-		name: "read_file", title: "Read a file", scope: ScopeRead,
+		name: "read_file", title: "Read a file", scope: apikey.Read,
 		about: "Read a part of a file of a sandbox: text, or base64 where it is none. Pictures (PNG, JPEG, GIF, WebP) are shown.",
 		hints: hints{readOnly: true, idempotent: true},
 		call:  (*call).readFile,
 	})
 	add(s, tool[writeIn, writeOut]{
-		name: "write_file", title: "Write a file", scope: ScopeRun,
+		name: "write_file", title: "Write a file", scope: apikey.Run,
 		about: "Write a file of a sandbox: replaces it whole, or appends. Missing directories are made.",
 		hints: hints{destructive: true, idempotent: true},
 		call:  (*call).writeFile,
 	})
 	add(s, tool[listFilesIn, listFilesOut]{
-		name: "list_files", title: "List a directory", scope: ScopeRead,
+		name: "list_files", title: "List a directory", scope: apikey.Read,
 		about: "List a directory of a sandbox.",
 		hints: hints{readOnly: true, idempotent: true},
 		call:  (*call).listFiles,

@@ -7,6 +7,7 @@ import (
 
 	"github.com/smolvm/smolvm"
 	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/apikey"
 )
 
 // labelMade marks what is made by this server; what is kept is found again by it.
@@ -85,8 +86,8 @@ func (c *call) running(ctx context.Context, ref string) (*smolvm.Sandbox, ran, e
 	r := ran{Sandbox: info.Name}
 	switch info.State {
 	case api.StateStopped, api.StateError:
-		if !c.caller.may(ScopeManage) {
-			return nil, r, scopeError("start_sandbox", ScopeManage)
+		if !c.caller.may(apikey.Manage) {
+			return nil, r, scopeError("start_sandbox", apikey.Manage)
 		}
 		c.tell("starting sandbox %s", info.Name)
 		if err := sb.Start(ctx); err != nil {
@@ -113,8 +114,8 @@ func (c *call) runningStandard(ctx context.Context) (*smolvm.Sandbox, ran, error
 		c.forget(id) // removed by others, or by its time to live
 		lost = " in place of the one that is gone"
 	}
-	if !c.caller.may(ScopeManage) {
-		return nil, ran{}, scopeError("create_sandbox", ScopeManage)
+	if !c.caller.may(apikey.Manage) {
+		return nil, ran{}, scopeError("create_sandbox", apikey.Manage)
 	}
 	sb, info, err := c.create(ctx, createIn{})
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/smolvm/smolvm"
 	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/apikey"
 )
 
 func (s *Server) addTools() {
@@ -20,32 +21,32 @@ func (s *Server) addTools() {
 
 func (s *Server) addLife() {
 	add(s, tool[createIn, createOut]{
-		name: "create_sandbox", title: "Create a sandbox", scope: ScopeManage,
+		name: "create_sandbox", title: "Create a sandbox", scope: apikey.Manage,
 		about: "Make a disposable Linux microVM. The first one of a session becomes its default sandbox. " +
 			"Not needed before run_command or write_file: they make one. Removed at the end of the session unless keep is true.",
 		hints: hints{open: true},
 		call:  (*call).createSandbox,
 	})
 	add(s, tool[struct{}, listOut]{
-		name: "list_sandboxes", title: "List sandboxes", scope: ScopeRead,
+		name: "list_sandboxes", title: "List sandboxes", scope: apikey.Read,
 		about: "List the sandboxes that this session may use, with their state and ports.",
 		hints: hints{readOnly: true, idempotent: true},
 		call:  (*call).list,
 	})
 	add(s, tool[named, startOut]{
-		name: "start_sandbox", title: "Start a sandbox", scope: ScopeManage,
+		name: "start_sandbox", title: "Start a sandbox", scope: apikey.Manage,
 		about: "Start a sandbox that is stopped, or had an error. Its files are as they were. Tools that run something do it by themselves.",
 		hints: hints{idempotent: true},
 		call:  (*call).start,
 	})
 	add(s, tool[named, removeOut]{
-		name: "remove_sandbox", title: "Remove a sandbox", scope: ScopeManage,
+		name: "remove_sandbox", title: "Remove a sandbox", scope: apikey.Manage,
 		about: "End a sandbox at once and delete everything in it.",
 		hints: hints{destructive: true},
 		call:  (*call).remove,
 	})
 	add(s, tool[exposeIn, exposeOut]{
-		name: "expose_port", title: "Expose a port", scope: ScopeManage,
+		name: "expose_port", title: "Expose a port", scope: apikey.Manage,
 		about: "Make a server that listens in a sandbox reachable at 127.0.0.1 of the user's machine. Returns the address.",
 		call:  (*call).expose,
 	})
@@ -141,7 +142,9 @@ func (c *call) create(ctx context.Context, in createIn) (*smolvm.Sandbox, smolvm
 	}
 	defer release()
 	c.tell("making a sandbox")
-	sb, err := c.s.o.Client.Create(ctx, spec)
+	client := *c.s.o.Client // for the progress of this call alone
+	client.Progress = c.progress
+	sb, err := client.Create(ctx, spec)
 	if err != nil {
 		return nil, smolvm.Info{}, err
 	}
@@ -153,6 +156,15 @@ func (c *call) create(ctx context.Context, in createIn) (*smolvm.Sandbox, smolvm
 	return sb, info, err
 }
 
+// progress tells what making a sandbox is at.
+func (c *call) progress(step string, done, total int64) {
+	if total > 0 {
+		c.tell("%s, %d of %d MiB", step, done>>20, total>>20)
+		return
+	}
+	c.tell("%s", step)
+}
+
 // spec is what to make: what the server was started with, and what the model asks
 // for within that.
 func (c *call) spec(in createIn) (smolvm.Spec, error) {
@@ -161,7 +173,7 @@ func (c *call) spec(in createIn) (smolvm.Spec, error) {
 	spec.Labels = merged(spec.Labels, map[string]string{labelMade: labelValue})
 	spec.Env = merged(spec.Env, in.Env)
 	if in.Image != "" {
-		spec.Image = in.Image
+		spec.Image, spec.FromSnapshot = in.Image, ""
 	}
 	if in.CPUs > 0 {
 		spec.CPUs = in.CPUs

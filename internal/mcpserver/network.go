@@ -8,17 +8,18 @@ import (
 
 	"github.com/smolvm/smolvm"
 	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/apikey"
 )
 
 func (s *Server) addNetwork() {
 	add(s, tool[where, pendingOut]{
-		name: "network_pending", title: "List network requests that wait", scope: ScopeRead,
+		name: "network_pending", title: "List network requests that wait", scope: apikey.Read,
 		about: "List connections and requests of a sandbox that wait for a person's approval.",
 		hints: hints{readOnly: true, idempotent: true},
 		call:  (*call).pendingFlows,
 	})
 	add(s, tool[denyIn, answerOut]{
-		name: "network_deny", title: "Deny a network request", scope: ScopeManage,
+		name: "network_deny", title: "Deny a network request", scope: apikey.Manage,
 		about: "Deny what waits in network_pending.",
 		call: func(c *call, ctx context.Context, in denyIn) (answerOut, error) {
 			return c.answer(ctx, in.Sandbox, smolvm.FlowAnswer{ID: in.ID, For: in.Scope})
@@ -28,7 +29,7 @@ func (s *Server) addNetwork() {
 		return
 	}
 	add(s, tool[denyIn, answerOut]{
-		name: "network_approve", title: "Approve a network request", scope: ScopeManage,
+		name: "network_approve", title: "Approve a network request", scope: apikey.Manage,
 		about: "Approve what waits in network_pending, in a person's place. Only for what the person's task plainly needs.",
 		hints: hints{open: true},
 		call: func(c *call, ctx context.Context, in denyIn) (answerOut, error) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/smolvm/smolvm"
 	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/apikey"
 )
 
 // What resources are called, and how large one may be.
@@ -62,8 +63,8 @@ func (s *Server) read(ctx context.Context, req *mcp.ReadResourceRequest) (*mcp.R
 		return nil, mcp.ResourceNotFoundError(uri)
 	}
 	c := &call{session: sessionOf(ctx)}
-	if !c.caller.may(ScopeRead) {
-		return nil, scopeError("read a resource", ScopeRead)
+	if !c.caller.may(apikey.Read) {
+		return nil, scopeError("read a resource", apikey.Read)
 	}
 	sb, _, err := c.look(ctx, ref)
 	if err != nil {

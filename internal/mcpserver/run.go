@@ -10,30 +10,31 @@ import (
 
 	"github.com/smolvm/smolvm"
 	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/apikey"
 )
 
 func (s *Server) addRun() {
 	add(s, tool[runIn, runOut]{
-		name: "run_command", title: "Run a command", scope: ScopeRun,
+		name: "run_command", title: "Run a command", scope: apikey.Run,
 		about: "Run a shell command line (/bin/sh) in a sandbox, as root. Output beyond 16 KiB is cut in the middle and kept for read_output. " +
 			"For servers and other things that do not end, use background: true.",
 		hints: hints{destructive: true, open: true},
 		call:  (*call).runCommand,
 	})
 	add(s, tool[codeIn, runOut]{
-		name: "run_code", title: "Run code", scope: ScopeRun,
+		name: "run_code", title: "Run code", scope: apikey.Run,
 		about: "Run a program in a sandbox. Each call is a process of its own: keep state in files. Print what you want to see.",
 		hints: hints{destructive: true, open: true},
 		call:  (*call).runCode,
 	})
 	add(s, tool[outputIn, outputOut]{
-		name: "read_output", title: "Read more output", scope: ScopeRead,
+		name: "read_output", title: "Read more output", scope: apikey.Read,
 		about: "Read a page of output that was cut, or of a process in the background, by its output_id.",
 		hints: hints{readOnly: true, idempotent: true},
 		call:  (*call).readOutput,
 	})
 	add(s, tool[stopIn, stopOut]{
-		name: "stop_process", title: "Stop a background process", scope: ScopeRun,
+		name: "stop_process", title: "Stop a background process", scope: apikey.Run,
 		about: "Send a signal to a process in the background and all it started.",
 		hints: hints{destructive: true},
 		call:  (*call).stopProcess,

@@ -7,45 +7,46 @@ import (
 	"time"
 
 	"github.com/smolvm/smolvm"
+	"github.com/smolvm/smolvm/internal/apikey"
 )
 
 func (s *Server) addSaved() {
 	add(s, tool[checkpointIn, stepOut]{
-		name: "checkpoint", title: "Record a checkpoint", scope: ScopeRun,
+		name: "checkpoint", title: "Record a checkpoint", scope: apikey.Run,
 		about: "Record a sandbox as it is (memory, processes and disk) as a step of its history, to go back to with rewind.",
 		call:  (*call).checkpoint,
 	})
 	add(s, tool[where, historyOut]{
-		name: "history", title: "Show the history", scope: ScopeRead,
+		name: "history", title: "Show the history", scope: apikey.Read,
 		about: "List the steps of a sandbox that were recorded.",
 		hints: hints{readOnly: true, idempotent: true},
 		call:  (*call).history,
 	})
 	add(s, tool[rewindIn, stepOut]{
-		name: "rewind", title: "Go back to a step", scope: ScopeManage,
+		name: "rewind", title: "Go back to a step", scope: apikey.Manage,
 		about: "Make a sandbox what it was at a step: memory, processes and disk. What it is now is recorded as a step first.",
 		hints: hints{destructive: true},
 		call:  (*call).rewind,
 	})
 	add(s, tool[diffIn, diffOut]{
-		name: "diff", title: "Show what changed", scope: ScopeRead,
+		name: "diff", title: "Show what changed", scope: apikey.Read,
 		about: "List the files of a sandbox that differ between two steps, by default between its image and now.",
 		hints: hints{readOnly: true, idempotent: true},
 		call:  (*call).diff,
 	})
 	add(s, tool[snapshotIn, snapshotOut]{
-		name: "snapshot", title: "Take a snapshot", scope: ScopeManage,
+		name: "snapshot", title: "Take a snapshot", scope: apikey.Manage,
 		about: "Save a sandbox under a name. Snapshots stay when the session ends; create_sandbox with from_snapshot continues one.",
 		call:  (*call).snapshot,
 	})
 	add(s, tool[struct{}, snapshotsOut]{
-		name: "list_snapshots", title: "List snapshots", scope: ScopeRead,
+		name: "list_snapshots", title: "List snapshots", scope: apikey.Read,
 		about: "List the snapshots that sandboxes can be made of.",
 		hints: hints{readOnly: true, idempotent: true},
 		call:  (*call).snapshots,
 	})
 	add(s, tool[forkIn, forkOut]{
-		name: "fork", title: "Fork a sandbox", scope: ScopeManage,
+		name: "fork", title: "Fork a sandbox", scope: apikey.Manage,
 		about: "Make copies of a sandbox with its memory, processes and disk, to try several things from one state. The original goes on.",
 		call:  (*call).fork,
 	})

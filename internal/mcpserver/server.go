@@ -10,6 +10,7 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/smolvm/smolvm"
+	"github.com/smolvm/smolvm/internal/apikey"
 )
 
 // Bounds of one session and of one server, and the times they keep.
@@ -43,7 +44,7 @@ type Server struct {
 	o        Options
 	mcp      *mcp.Server
 	progress time.Duration // between two notifications of a call under way
-	scopes   map[string]Scope
+	scopes   map[string]apikey.Scope
 
 	mu       sync.Mutex
 	closed   bool
@@ -67,7 +68,7 @@ func New(o Options) *Server {
 	}
 	s := &Server{
 		o: o, progress: progressTime,
-		scopes:   map[string]Scope{},
+		scopes:   map[string]apikey.Scope{},
 		sessions: map[*mcp.ServerSession]*session{},
 	}
 	s.mcp = mcp.NewServer(

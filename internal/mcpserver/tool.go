@@ -13,6 +13,7 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/apikey"
 )
 
 // tool is one tool: what clients are told of it, and what it does.
@@ -20,7 +21,7 @@ type tool[In any, Out result] struct {
 	name  string
 	title string // for people
 	about string // for models
-	scope Scope
+	scope apikey.Scope
 	hints hints
 	call  func(*call, context.Context, In) (Out, error)
 }
@@ -67,18 +68,17 @@ func add[In any, Out result](s *Server, t tool[In, Out]) {
 			Title: t.title, ReadOnlyHint: t.hints.readOnly, IdempotentHint: t.hints.idempotent,
 			DestructiveHint: pick(t.hints.destructive, nil, &no), OpenWorldHint: pick(t.hints.open, nil, &no),
 		},
-	}, func(ctx context.Context, req *mcp.CallToolRequest, in In) (*mcp.CallToolResult, Out, error) {
-		var none Out
+	}, func(ctx context.Context, req *mcp.CallToolRequest, in In) (*mcp.CallToolResult, any, error) {
 		st := sessionOf(ctx)
 		if !st.caller.may(t.scope) {
-			return failed(scopeError(t.name, t.scope)), none, nil
+			return failed(scopeError(t.name, t.scope)), nil, nil
 		}
 		c := &call{session: st}
 		stop := c.notify(ctx, req)
 		res, err := t.call(c, ctx, in)
 		stop()
 		if err != nil {
-			return failed(err), none, nil
+			return failed(err), nil, nil
 		}
 		content := []mcp.Content{&mcp.TextContent{Text: res.text()}}
 		if i, ok := any(res).(illustrated); ok {
@@ -166,7 +166,7 @@ func nextStep(e *api.Error) string {
 	return "Ask the person who runs the smolvm server: " + e.Recovery
 }
 
-func scopeError(name string, s Scope) error {
+func scopeError(name string, s apikey.Scope) error {
 	return api.Errorf(api.Denied, "call %s: the API key has no scope %q", name, s).WithCode("scope").
 		WithRecovery("Ask for a key with that scope.")
 }
