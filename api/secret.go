@@ -28,11 +28,19 @@ type SecretStatus struct {
 
 var secretNameRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
 
+// CheckSecretName refuses what cannot name a secret.
+func CheckSecretName(name string) error {
+	if !secretNameRE.MatchString(name) {
+		return Errorf(Invalid, "secret: %.80q cannot name an environment variable", name).
+			WithRecovery("Use letters, digits and underscores, such as API_KEY.")
+	}
+	return nil
+}
+
 // Check refuses what cannot be a secret. It does not show the value.
 func (s Secret) Check() error {
-	if !secretNameRE.MatchString(s.Name) {
-		return Errorf(Invalid, "secret: %.80q cannot name an environment variable", s.Name).
-			WithRecovery("Use letters, digits and underscores, such as API_KEY.")
+	if err := CheckSecretName(s.Name); err != nil {
+		return err
 	}
 	if len(s.Hosts) == 0 {
 		return Errorf(Invalid, "secret %s: it names no host, and so could never be used", s.Name).

@@ -224,12 +224,5 @@ func (a *app) usedImages(ctx context.Context) (func(digest string) bool, error) 
 	if err != nil {
 		return nil, err
 	}
-	used := make(map[string]bool, len(list)+len(snapshots))
-	for _, s := range list {
-		used[s.ImageID] = true
-	}
-	for _, s := range snapshots {
-		used[s.ImageID] = true
-	}
-	return func(digest string) bool { return used[digest] }, nil
+	return image.UsedBy(list, snapshots), nil
 }

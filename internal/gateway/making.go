@@ -28,6 +28,7 @@ type MadeLine struct {
 	Sandbox   *api.Sandbox  `json:"sandbox,omitempty"`
 	Sandboxes []api.Sandbox `json:"sandboxes,omitempty"`
 	Template  *api.Template `json:"template,omitempty"`
+	Image     *api.Image    `json:"image,omitempty"`
 	Error     *Failure      `json:"error,omitempty"`
 }
 

@@ -23,6 +23,19 @@ type Pruned struct {
 	Bytes  int64    `json:"bytes"`
 }
 
+// UsedBy tells, for GC, the digests of the images that sandboxes and snapshots are made
+// of.
+func UsedBy(sandboxes []api.Sandbox, snapshots []api.Snapshot) func(digest string) bool {
+	used := make(map[string]bool, len(sandboxes)+len(snapshots))
+	for _, s := range sandboxes {
+		used[s.ImageID] = true
+	}
+	for _, s := range snapshots {
+		used[s.ImageID] = true
+	}
+	return func(digest string) bool { return used[digest] }
+}
+
 // GC removes everything that no name and no sandbox needs: images that lost
 // their name, files of no image, and what dead pulls and builds left. inUse
 // tells by manifest digest whether a sandbox uses an image; nil means none does.

@@ -170,7 +170,8 @@ type pools struct {
 
 // SetPool has the gateway's keeper keep a pool.
 func (c *Client) SetPool(ctx context.Context, p api.Pool) (out api.Pool, err error) {
-	err = c.call(ctx, http.MethodPut, path("pools"), p, &out)
+	want := api.SetPool{Image: p.Image, CPUs: p.CPUs, MemoryMiB: p.MemoryMiB, DiskMiB: p.DiskMiB, Size: p.Size}
+	err = c.call(ctx, http.MethodPut, path("pools"), want, &out)
 	return out, err
 }
 

@@ -124,11 +124,20 @@ func (h *Handle) Secrets(ctx context.Context) ([]api.SecretStatus, error) {
 
 // SetSecret gives the running sandbox a secret's value.
 func (h *Handle) SetSecret(ctx context.Context, s api.Secret) (out api.SecretStatus, err error) {
-	err = h.c.call(ctx, http.MethodPut, h.path("secrets"), s, &out)
+	if err := api.CheckSecretName(s.Name); err != nil {
+		return out, err
+	}
+	err = h.c.call(ctx, http.MethodPut, h.path("secrets", s.Name), struct {
+		Hosts []string `json:"hosts,omitempty"`
+		Value string   `json:"value"`
+	}{s.Hosts, s.Value}, &out)
 	return out, err
 }
 
 // RemoveSecret has the sandbox forget a secret.
 func (h *Handle) RemoveSecret(ctx context.Context, name string) error {
-	return h.c.call(ctx, http.MethodDelete, query(h.path("secrets"), "name", name), nil, nil)
+	if api.CheckSecretName(name) != nil { // before it becomes part of a path
+		return api.Errorf(api.NotFound, "remove secret %.80q: the sandbox has none such", name)
+	}
+	return h.c.call(ctx, http.MethodDelete, h.path("secrets", name), nil, nil)
 }
