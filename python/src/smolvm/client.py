@@ -57,6 +57,12 @@ class Client:
         self.lease.close()
         self.http.forget()
 
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def version(self) -> dict[str, Any]:
         """Return the gateway's version."""
         return dict(self.http.json("GET", join("version")))
@@ -67,13 +73,13 @@ class Client:
             return pick(SandboxInfo, self.http.json("GET", join("sandboxes", ref)))
 
     @contextlib.contextmanager
-    def about(self, vm_id: str) -> Iterator[None]:
-        """Name the sandbox in errors that say it is gone or does not run."""
+    def about(self, vm_id: str, ref: str) -> Iterator[None]:
+        """Name the sandbox, whose id is ref, in errors that say it is gone or does not run."""
         try:
             yield
         except NotFoundError as e:
             if type(e) is NotFoundError:
-                self.get(vm_id)  # the sandbox itself, or something in it?
+                self._see(vm_id, ref)  # is it the sandbox, or something in it?
             raise
         except UnavailableError as e:
             if e.code != "not_running":
@@ -81,6 +87,10 @@ class Client:
             raise CommandExecutionUnavailableError(
                 vm_id, e.message, e.recovery, code=e.code, request_id=e.request_id
             ) from None
+
+    def _see(self, vm_id: str, ref: str) -> None:
+        with meaning(NotFoundError, VMNotFoundError, vm_id):
+            self.http.json("GET", join("sandboxes", ref))
 
     def sandboxes(self, *, state: str | None = None, labels: Mapping[str, str] | None = None) -> list[SandboxInfo]:
         """Describe the sandboxes, oldest first."""

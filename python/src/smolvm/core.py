@@ -183,11 +183,11 @@ class Core:
     def open(self, method: str, *path: str, body: Any = None, **more: Any) -> Stream:
         """Like call, for an answer that is a stream."""
         self._ensure()
-        with self._client.about(self.vm_id):
+        with self._client.about(self.vm_id, self._ref):
             return self._client.http.stream(method, join("sandboxes", self._ref, *path), body, **more)
 
     def _request(self, method: str, path: tuple[str, ...], body: Any = None, **more: Any) -> Any:
-        with self._client.about(self.vm_id):
+        with self._client.about(self.vm_id, self._ref):
             return self._client.http.json(method, join("sandboxes", self._ref, *path), body, **more)
 
     def _quietly(self, method: str, *path: str, **more: Any) -> None:

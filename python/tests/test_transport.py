@@ -1,0 +1,178 @@
+"""The connection to a gateway: reuse, loss, refusals, limits."""
+
+import os
+import socket
+import threading
+import unittest
+
+from stub import Stub
+
+import smolvm
+from smolvm import errors
+from smolvm.transport import Transport, connect_unix
+
+
+class Requests(Stub):
+    def test_one_connection_serves_many_requests(self):
+        self.routes["GET /v1/version"] = {"api": "v1"}
+        for _ in range(20):
+            self.assertEqual(self.client.version(), {"api": "v1"})
+        self.assertEqual(self.connections, 1)
+
+    def test_a_connection_that_was_closed_while_idle_is_replaced(self):
+        def once(request):
+            request.close_connection = True  # without saying so
+            request.reply({"api": "v1"})
+
+        self.routes["GET /v1/version"] = once
+        for _ in range(3):
+            self.client.version()
+        self.assertEqual(self.connections, 3)
+
+    def test_errors_keep_class_code_recovery_and_request_id(self):
+        for kind, status, made in [
+            ("not_found", 404, errors.NotFoundError),
+            ("conflict", 409, errors.ConflictError),
+            ("invalid", 400, errors.ValidationError),
+            ("unavailable", 503, errors.UnavailableError),
+            ("timeout", 504, errors.OperationTimeoutError),
+            ("denied", 403, errors.DeniedError),
+            ("exhausted", 429, errors.ExhaustedError),
+            ("internal", 500, errors.SmolVMError),
+            ("of another version", 500, errors.SmolVMError),
+        ]:
+            body = {"class": kind, "message": "it went wrong", "recovery": "Do this.", "request_id": "r1", "details": {"a": 1}}
+            self.routes["GET /v1/version"] = (status, body)
+            with self.assertRaises(errors.SmolVMError) as caught:
+                self.client.version()
+            e = caught.exception
+            self.assertIs(type(e), made)
+            self.assertEqual(e.request_id, "r1")
+            self.assertIn("it went wrong", str(e))
+            if kind != "timeout":
+                self.assertEqual((e.recovery, e.code, e.details), ("Do this.", kind, {"a": 1}))
+                self.assertIn("Do this.", str(e))
+        self.assertEqual(self.connections, 1, "a refusal costs no connection")
+
+    def test_what_is_no_json_is_an_error_with_its_text(self):
+        self.routes["GET /v1/version"] = (502, b"<html>bad gateway</html>")
+        with self.assertRaisesRegex(errors.SmolVMError, "bad gateway"):
+            self.client.version()
+        self.routes["GET /v1/version"] = b"{"
+        with self.assertRaises(errors.GatewayError):
+            self.client.version()
+
+    def test_missing_dependency_is_the_hosts(self):
+        body = {"class": "unavailable", "code": "missing_dependency", "message": "no QEMU", "recovery": "Run: smolvm setup"}
+        self.routes["GET /v1/version"] = (503, body)
+        with self.assertRaisesRegex(errors.HostError, "smolvm setup"):
+            self.client.version()
+
+    def test_an_answer_that_breaks_off_is_an_error(self):
+        def half(request):
+            request.send_response(200)
+            request.send_header("Content-Length", "100")
+            request.end_headers()
+            request.wfile.write(b'{"api"')
+            request.close_connection = True
+
+        self.routes["GET /v1/version"] = half
+        with self.assertRaises(errors.GatewayError):
+            self.client.version()
+
+    def test_silence_has_an_end(self):
+        self.routes["GET /v1/version"] = lambda request: request.hangs_up() and None
+        with self.assertRaises(errors.OperationTimeoutError):
+            self.client.http.json("GET", "/v1/version", timeout=0.1)
+
+    def test_a_huge_answer_is_refused(self):
+        import smolvm.transport as transport
+
+        most, transport.MAX_BODY = transport.MAX_BODY, 1000
+        self.addCleanup(setattr, transport, "MAX_BODY", most)
+        self.routes["GET /v1/version"] = b"x" * 2000
+        with self.assertRaisesRegex(errors.GatewayError, "1000 bytes"):
+            self.client.version()
+
+    def test_nobody_listens(self):
+        t = Transport("unix:///nonexistent/api.sock")
+        with self.assertRaisesRegex(errors.GatewayError, "smolvm serve"):
+            t.json("GET", "/v1/version")
+
+    def test_many_threads(self):
+        self.routes["GET /v1/version"] = {"api": "v1"}
+        wrong = []
+
+        def work():
+            for _ in range(20):
+                try:
+                    self.client.version()
+                except Exception as e:
+                    wrong.append(e)
+
+        threads = [threading.Thread(target=work) for _ in range(10)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual(wrong, [])
+
+    def test_a_forked_child_has_connections_of_its_own(self):
+        self.routes["GET /v1/version"] = {"api": "v1"}
+        self.client.version()
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                self.client.version()
+                code = 0
+            finally:
+                os._exit(code)
+        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
+        self.client.version()
+        self.assertEqual(self.connections, 2)
+
+    def test_a_key_goes_with_each_request(self):
+        self.routes["GET /v1/version"] = {"api": "v1"}
+        with smolvm.Client(f"unix://{self.path}", "secret") as client:
+            client.version()
+        self.assertEqual(self.seen[-1][2]["Authorization"], "Bearer secret")
+
+    def test_the_environment_names_another_gateway(self):
+        self.routes["GET /v1/version"] = {"api": "v2"}
+        os.environ["SMOLVM_URL"] = f"unix://{self.path}"
+        self.addCleanup(os.environ.pop, "SMOLVM_URL")
+        with smolvm.Client() as client:
+            self.assertEqual(client.version(), {"api": "v2"})
+
+
+class Addresses(unittest.TestCase):
+    def test_bad_ones_are_refused(self):
+        for url in ["", "localhost:80", "ftp://x", "http://", "unix://", "http://h:p", "http://h/path"]:
+            with self.assertRaises(errors.ValidationError, msg=url):
+                Transport(url)
+
+
+class LongPaths(Stub):
+    def test_a_socket_at_a_long_path(self):
+        deep = os.path.join(os.path.dirname(self.path), *["d" * 50] * 4)
+        os.makedirs(deep)
+        path = os.path.join(deep, "api.sock")
+        short = os.path.join(os.path.dirname(self.path), "other.sock")
+        self.serve(short)
+        os.rename(short, path)
+        self.assertGreater(len(path), 107)
+        sock = socket.socket(socket.AF_UNIX)
+        with self.assertRaises(OSError):
+            sock.connect(path)
+        sock.close()
+        sock = socket.socket(socket.AF_UNIX)
+        connect_unix(sock, path)
+        sock.close()
+        self.routes["GET /v1/version"] = {"api": "v1"}
+        with smolvm.Client(f"unix://{path}") as client:
+            self.assertEqual(client.version(), {"api": "v1"})
+
+
+if __name__ == "__main__":
+    unittest.main()
