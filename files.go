@@ -48,7 +48,13 @@ func (s *Sandbox) ReadFile(ctx context.Context, path string, limit int64) ([]byt
 
 // OpenFile reads a file as a stream. Close it.
 func (s *Sandbox) OpenFile(ctx context.Context, path string) (io.ReadCloser, FileInfo, error) {
-	info, r, err := s.guest().ReadFile(ctx, guest.Read{Path: path})
+	return s.OpenRange(ctx, path, 0, 0)
+}
+
+// OpenRange reads limit bytes of a file from offset on as a stream (limit 0: to its
+// end). There are fewer where the file ends before. Close it.
+func (s *Sandbox) OpenRange(ctx context.Context, path string, offset, limit int64) (io.ReadCloser, FileInfo, error) {
+	info, r, err := s.guest().ReadFile(ctx, guest.Read{Path: path, Offset: offset, Limit: limit})
 	return r, fileInfo(info), err
 }
 

@@ -121,6 +121,13 @@ func (s *Sandbox) SignalProcess(ctx context.Context, id, signal string) error {
 	return s.guest().Signal(ctx, id, signal)
 }
 
+// FeedProcess gives a background process of Command.KeepStdin what r holds, and returns
+// when it was given all of it. end ends its input then; else more may follow. Class
+// Conflict where the process takes none.
+func (s *Sandbox) FeedProcess(ctx context.Context, id string, r io.Reader, end bool) error {
+	return s.guest().Feed(ctx, id, r, end)
+}
+
 // ForgetProcess drops an ended background process and its output.
 func (s *Sandbox) ForgetProcess(ctx context.Context, id string) error {
 	return s.guest().Forget(ctx, id)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/smolvm/smolvm/api"
@@ -271,6 +272,14 @@ type BufferedConn struct {
 
 // Read reads what was buffered, then the connection.
 func (c BufferedConn) Read(p []byte) (int, error) { return c.R.Read(p) }
+
+// SyscallConn implements syscall.Conn, for a connection that does.
+func (c BufferedConn) SyscallConn() (syscall.RawConn, error) {
+	if sc, ok := c.Conn.(syscall.Conn); ok {
+		return sc.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
+}
 
 // CloseWrite tells the other side that nothing more comes, where the connection can.
 func (c BufferedConn) CloseWrite() error {
