@@ -7,6 +7,7 @@ func (s *Server) routes() {
 	s.metricsRoutes()
 	s.leaseRoutes()
 	s.sandboxRoutes()
+	s.streamRoutes()
 	s.envRoutes()
 	s.portRoutes()
 	s.networkRoutes()

@@ -164,8 +164,5 @@ func refuse(client guest.Stream, err error) {
 	if errors.Is(err, context.Canceled) {
 		e = &api.Error{Class: api.Unavailable, Message: "the sandbox is ending"}
 	}
-	f := guest.Failure{Class: string(e.Class), Message: e.Message, Code: e.Code, Recovery: e.Recovery}
-	if client.Send(guest.KindError, wire.Marshal(&f)) == nil {
-		client.CloseSend()
-	}
+	guest.Refuse(client, e)
 }
