@@ -120,10 +120,7 @@ func (s *Server) responses(o op) map[string]*huma.Response {
 	}
 	slices.Sort(failures)
 	for _, status := range slices.Compact(failures) {
-		out[strconv.Itoa(status)] = &huma.Response{
-			Description: http.StatusText(status),
-			Content:     map[string]*huma.MediaType{"application/json": {Schema: s.failureSchema()}},
-		}
+		out[strconv.Itoa(status)] = s.failureResponse(status)
 	}
 	if o.Answers != nil {
 		status := max(o.Status, http.StatusOK)

@@ -33,6 +33,8 @@ type Server struct {
 	mux  *http.ServeMux
 	api  huma.API
 
+	document []byte // of the routes, as OpenAPI
+
 	conns   conns
 	limits  limits
 	metrics *metrics
@@ -59,8 +61,12 @@ func New(o Options) *Server {
 	}
 	s := &Server{opts: o, log: o.Log, mux: http.NewServeMux()}
 	s.closing, s.close = context.WithCancel(context.Background())
-	s.api = newAPI(s.mux, o.Version)
+	s.api = newAPI(s.mux)
 	s.routes()
+	var err error
+	if s.document, err = describe(s.api.OpenAPI()); err != nil {
+		panic(err) // it depends on nothing but the code
+	}
 	return s
 }
 

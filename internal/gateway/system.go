@@ -27,7 +27,7 @@ func (s *Server) systemRoutes() {
 		ID: "get-version", Method: http.MethodGet, Path: "/v1/version", Scope: apikey.Read, Tag: tagServer,
 		Summary: "Tell the version",
 	}, func(context.Context, *struct{}) (*reply[Version], error) {
-		return &reply[Version]{Version{s.opts.Version, runtime.Version(), "v1"}}, nil
+		return &reply[Version]{Version{s.opts.Version, runtime.Version(), apiVersion}}, nil
 	})
 	route(s, op{
 		ID: "get-health", Method: http.MethodGet, Path: "/healthz", Public: true, Tag: tagServer,
