@@ -22,9 +22,9 @@ const (
 // Policy says what may leave a sandbox, as people write it and as it is kept: the
 // one form for YAML, JSON and Go. Its zero value denies everything.
 type Policy struct {
-	Version int          `yaml:"version" json:"version"`             // 1; 0 means 1
-	Default PolicyAction `yaml:"default" json:"default"`             // where no rule decides; empty: deny
-	ECH     string       `yaml:"ech,omitempty" json:"ech,omitempty"` // ECHDeny or ECHOuter; empty: ECHDeny
+	Version int          `yaml:"version" json:"version" required:"false"` // 1; 0 means 1
+	Default PolicyAction `yaml:"default" json:"default" required:"false"` // where no rule decides; empty: deny
+	ECH     string       `yaml:"ech,omitempty" json:"ech,omitempty"`      // ECHDeny or ECHOuter; empty: ECHDeny
 	Rules   []Rule       `yaml:"rules,omitempty" json:"rules,omitempty"`
 }
 
@@ -65,8 +65,8 @@ type Rule struct {
 // InternetSettings are network settings as the Python original takes them; they
 // stand for a Policy. Nil lists mean what "*" means: all.
 type InternetSettings struct {
-	AllowedDomains     []string `yaml:"allowed_domains" json:"allowed_domains"` // names, *.suffix, addresses, URLs
-	AllowedHTTPMethods []string `yaml:"allowed_http_methods" json:"allowed_http_methods"`
+	AllowedDomains     []string `yaml:"allowed_domains" json:"allowed_domains" required:"false"` // names, *.suffix, addresses, URLs
+	AllowedHTTPMethods []string `yaml:"allowed_http_methods" json:"allowed_http_methods" required:"false"`
 }
 
 // Live reports whether a rule has not expired.
