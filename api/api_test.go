@@ -58,6 +58,7 @@ func TestCheckRefusesBadSpecs(t *testing.T) {
 		"little memory":      {func(s *Spec) { s.MemoryMiB = MinMemoryMiB - 1 }, ErrInvalid},
 		"much memory":        {func(s *Spec) { s.MemoryMiB = MaxMemoryMiB + 1 }, ErrInvalid},
 		"small disk":         {func(s *Spec) { s.DiskMiB = 1 }, ErrInvalid},
+		"long image":         {func(s *Spec) { s.Image = strings.Repeat("i", MaxImageRef+1) }, ErrInvalid},
 		"negative ttl":       {func(s *Spec) { s.TTLSeconds = -1 }, ErrInvalid},
 		"endless ttl":        {func(s *Spec) { s.TTLSeconds = math.Inf(1) }, ErrInvalid},
 		"ttl is no number":   {func(s *Spec) { s.TTLSeconds = math.NaN() }, ErrInvalid},

@@ -50,6 +50,7 @@ const (
 	MaxEnv      = 1000    // variables in Spec.Env and after every change of it
 	MaxEnvBytes = 1 << 20 // names and values together; Linux gives a process not much more
 	MaxLabels   = 100
+	MaxImageRef = 4096 // bytes of Spec.Image: registries' names end at 255, paths at this
 	MaxTTL      = 10 * 365 * 24 * time.Hour
 )
 

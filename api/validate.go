@@ -48,6 +48,9 @@ func (s Spec) Check() error {
 			return err
 		}
 	}
+	if len(s.Image) > MaxImageRef {
+		return Errorf(Invalid, "image %.80q is longer than %d bytes", s.Image, MaxImageRef)
+	}
 	for _, r := range []struct {
 		what          string
 		n, low, high  int
