@@ -143,7 +143,7 @@ class Client:
 
     def pull_image(self, ref: str, on_progress: Callable[[str], object] | None = None) -> None:
         """Get an image from its registry."""
-        body = encode({"ref": ref})
+        body = encode({"image": ref})
         with self.http.stream("POST", join("images", "pull"), body, headers=NDJSON, timeout=None) as lines:
             for event in ndjson(lines):
                 refuse(event)

@@ -120,7 +120,7 @@ class Secrets:
 
     def set(self, name: str, value: str, hosts: Sequence[str]) -> None:
         """Add a secret, or give one another value or other hosts."""
-        self._vm.call("PUT", "secrets", name, body={"name": name, "value": value, "hosts": list(hosts)})
+        self._vm.call("PUT", "secrets", name, body={"value": value, "hosts": list(hosts)})
 
     def remove(self, name: str) -> None:
         self._vm.call("DELETE", "secrets", name)
