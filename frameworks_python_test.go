@@ -5,9 +5,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/smolvm/smolvm/internal/testenv"
+	"github.com/smolvm/smolvm/internal/testenv/model"
 )
 
 const pythonExamples = "examples/python"
@@ -51,4 +54,134 @@ func pinned(t *testing.T, file, pkg string) string {
 	return string(found[1])
 }
 
-func pythonRows(t *testing.T) []example { return nil }
+// where is a command that tells which kernel runs it. An example whose commands run
+// on this machine's is found out; see runExample.
+const where = "echo boot=$(cat /proc/sys/kernel/random/boot_id)"
+
+// ask is a script of one call, whose result the model then quotes.
+func ask(tool string, args any) []model.Step {
+	return []model.Step{model.Use(tool, args), model.Say("It said: " + model.Result)}
+}
+
+type args map[string]any
+
+func pythonRows(t *testing.T) []example {
+	return slices.Concat(agentorRows(t), pydanticRows(t), openaiAgentsRows(t), langchainRows(t), plainRows(t))
+}
+
+func agentorRows(t *testing.T) []example {
+	row := func(e example) example {
+		e.framework = "Agentor"
+		return pythonRow(t, "requirements-agentor.txt", "agentor", e)
+	}
+	return []example{
+		row(example{
+			way: "package", program: "agentor_shell.py", want: []string{"It said:", "boot="},
+			script: ask("run", args{"request": args{"command": where, "working_directory": "/tmp", "env": args{"A": "b"}, "timeout_ms": 20000}}),
+		}),
+	}
+}
+
+func pydanticRows(t *testing.T) []example {
+	row := func(e example) example {
+		e.framework = "PydanticAI"
+		return pythonRow(t, "requirements-pydantic-ai.txt", "pydantic-ai-slim", e)
+	}
+	return []example{
+		row(example{
+			way: "package", program: "pydantic_ai_tool.py", want: []string{"boot=", `"exit_code":0`},
+			script: ask("run_command", args{"command": where, "timeout": 20}),
+		}),
+		row(example{
+			way: "package", program: "pydantic_ai_reusable.py", want: []string{"Noted.", "It was 42"},
+			script: []model.Step{
+				model.Use("run_command", args{"command": "echo 42 > /root/favourite"}), model.Say("Noted."),
+				model.Use("run_command", args{"command": "cat /root/favourite"}), model.Say("It was " + model.Result),
+			},
+		}),
+		row(example{
+			way: "MCP", program: "pydantic_ai_mcp.py", want: []string{"boot=", `"exit_code":0`},
+			script: ask("run_command", args{"command": where}),
+		}),
+	}
+}
+
+func openaiAgentsRows(t *testing.T) []example {
+	row := func(e example) example {
+		e.framework = "OpenAI Agents SDK"
+		return pythonRow(t, "requirements-openai-agents.txt", "openai-agents", e)
+	}
+	return []example{
+		row(example{
+			way: "package", program: "openai_agents_tool.py", want: []string{"boot=", "(exit code 0)"},
+			script: ask("run_command", args{"command": where}),
+		}),
+		row(example{
+			way: "MCP", program: "openai_agents_mcp.py", want: []string{"hello from boot="},
+			script: []model.Step{
+				model.Use("write_file", args{"path": "/root/hello.py", "content": "print('hello from boot=' + open('/proc/sys/kernel/random/boot_id').read())"}),
+				model.Use("run_command", args{"command": "python3 /root/hello.py"}), model.Say("It printed " + model.Result),
+			},
+		}),
+	}
+}
+
+func langchainRows(t *testing.T) []example {
+	row := func(e example) example {
+		e.framework = "LangChain"
+		return pythonRow(t, "requirements-langchain.txt", "langchain", e)
+	}
+	return []example{
+		row(example{
+			way: "package", program: "langchain_tool.py", want: []string{"MemTotal", "boot="},
+			script: ask("run_command", args{"command": "grep MemTotal /proc/meminfo; " + where}),
+		}),
+		row(example{
+			way: "package", program: "langchain_agent.py", want: []string{"The 20th prime is 71"},
+			script: []model.Step{
+				model.Use("write_file", args{"path": "/root/p.py", "content": "print([n for n in range(2, 99) if all(n % d for d in range(2, n))][19])"}),
+				model.Use("run_command", args{"command": "python3 /root/p.py"}), model.Say("The 20th prime is " + model.Result),
+			},
+		}),
+		row(example{
+			way: "MCP", program: "langchain_mcp.py", want: []string{"It says", "äöü 42"},
+			script: []model.Step{
+				model.Use("write_file", args{"path": "/tmp/hello.txt", "content": "äöü 42\n"}),
+				model.Use("read_file", args{"path": "/tmp/hello.txt"}), model.Say("It says " + model.Result),
+			},
+		}),
+	}
+}
+
+// plainRows use no framework but the clients of the model and of MCP.
+func plainRows(t *testing.T) []example {
+	row := func(framework, requirements, pkg string, e example) example {
+		e.framework = framework
+		return pythonRow(t, requirements, pkg, e)
+	}
+	return []example{
+		row("none (openai)", "requirements-openai-agents.txt", "openai", example{
+			way: "package", program: "generic_tool.py", want: []string{"took longer", "began"},
+			script: []model.Step{
+				model.Use("run_command", args{"command": "uname -s; " + where}),
+				model.Use("run_command", args{"command": "echo began; sleep 300", "timeout": 2}), model.Say("It took longer: " + model.Result),
+			},
+		}),
+		row("none (mcp)", "requirements-openai-agents.txt", "mcp", example{
+			way: "MCP", program: "generic_mcp.py", want: []string{"one, and no more"},
+			script: []model.Step{
+				model.Use("write_file", args{"path": "/root/a", "content": "one"}),
+				model.Use("checkpoint", args{"label": "one"}),
+				model.Use("run_command", args{"command": "echo two > /root/a"}),
+				model.UseFrom("rewind", func(results []string) any { return args{"step": number(results[1])} }),
+				model.Use("run_command", args{"command": "echo $(cat /root/a), and no more"}), model.Say("The file says: " + model.Result),
+			},
+		}),
+	}
+}
+
+// number is the first number of a text.
+func number(text string) int {
+	n, _ := strconv.Atoi(regexp.MustCompile(`[0-9]+`).FindString(text))
+	return n
+}

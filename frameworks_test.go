@@ -50,14 +50,26 @@ type example struct {
 type frameworkWorld struct {
 	client *smolvm.Client
 	env    []string
+	boot   string // tells this machine's kernel from a sandbox's
 }
 
 func newFrameworkWorld(t *testing.T) *frameworkWorld {
 	c := &smolvm.Client{Binary: testenv.Binary(t), Home: testenv.Home(t)}
 	t.Cleanup(func() { endGateways(t, c.Home) })
-	return &frameworkWorld{client: c, env: append(os.Environ(),
-		"SMOLVM_BIN="+c.Binary, "SMOLVM_HOME="+c.Home, "HOME="+t.TempDir(),
-		"PATH="+filepath.Dir(c.Binary)+":"+os.Getenv("PATH"))}
+	boot := must[[]byte](t)(os.ReadFile("/proc/sys/kernel/random/boot_id"))
+	return &frameworkWorld{client: c, boot: strings.TrimSpace(string(boot)), env: append(os.Environ(),
+		"SMOLVM_BIN="+c.Binary, "SMOLVM_HOME="+c.Home, "HOME="+t.TempDir(), "PATH="+onPath(t, c)+":"+os.Getenv("PATH"))}
+}
+
+// onPath makes a directory for PATH with a smolvm that knows the test's state
+// directory: MCP clients start servers with little of their own environment.
+func onPath(t *testing.T, c *smolvm.Client) string {
+	dir := t.TempDir()
+	script := fmt.Sprintf("#!/bin/sh\nSMOLVM_HOME='%s' exec '%s' \"$@\"\n", c.Home, c.Binary)
+	if err := os.WriteFile(filepath.Join(dir, "smolvm"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // endGateways ends the gateways that examples have started and that would wait for
@@ -70,6 +82,8 @@ func endGateways(t *testing.T, home string) {
 			eventually(t, func() bool { return syscall.Kill(pid, 0) != nil })
 		}
 	}
+	// A sandbox leaves the list before the last process of it ends.
+	eventually(t, func() bool { return len(testenv.Processes(home)) == 0 })
 }
 
 // runExamples runs examples, one after the other, and compares their rows with the
@@ -117,6 +131,11 @@ func runExample(t *testing.T, w *frameworkWorld, e example) {
 	if len(e.script) > 0 {
 		if err := m.Err(); err != nil {
 			t.Errorf("model: %v", err)
+		}
+	}
+	for _, q := range m.Requests() {
+		if strings.Contains(strings.Join(q.Results, " "), w.boot) {
+			t.Errorf("a command ran on this machine, not in a sandbox: %q", q.Results)
 		}
 	}
 	if e.check != nil {
