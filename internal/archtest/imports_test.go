@@ -84,6 +84,8 @@ var onlyIn = []struct {
 	{"gvisor.dev/gvisor/...", []string{"internal/netstack/..."}, "one place knows the guest's packets"},
 	{"software.sslmate.com/src/go-pkcs12", []string{"internal/intercept"}, "one place makes certificates"},
 	{"github.com/miekg/dns", []string{"internal/netstack", "internal/testenv/world"}, "one place knows DNS messages; the name server of tests must not share its faults"},
+	{"github.com/danielgtaylor/huma/...", []string{"internal/gateway"}, "one place knows how routes are described"},
+	{"github.com/prometheus/...", []string{"internal/gateway"}, "one place measures for others"},
 	{"github.com/modelcontextprotocol/...", []string{"internal/mcpserver"}, "one place knows the protocol of models"},
 	{"os/signal", []string{"cmd/smolvm", "cmd/smolvm-agent", "internal/cli", "internal/supervisor", "internal/guest/agent/...", "bench"}, "signals are for processes, not for libraries"},
 }

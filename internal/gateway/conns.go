@@ -2,16 +2,18 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// maxConns bounds the connections at once, well below what one process may have open.
-const maxConns = 4096
+// MaxConns bounds the connections at once, well below what one process may have open.
+const MaxConns = 4096
 
 // conns counts the connections.
 type conns struct {
@@ -21,7 +23,7 @@ type conns struct {
 	moved chan struct{} // closed when one comes or goes; nil: nobody waits
 }
 
-// track returns a listener whose connections are counted and, beyond maxConns, refused.
+// track returns a listener whose connections are counted and, beyond MaxConns, refused.
 func (c *conns) track(l net.Listener) net.Listener { return &tracked{l, c} }
 
 type tracked struct {
@@ -39,7 +41,7 @@ func (t *tracked) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if t.c.add(1) <= maxConns {
+		if t.c.add(1) <= MaxConns {
 			return &counted{Conn: conn, peer: peer(conn), c: t.c}, nil
 		}
 		t.c.add(-1)
@@ -130,6 +132,14 @@ func (c *counted) CloseWrite() error {
 		return w.CloseWrite()
 	}
 	return c.Conn.Close()
+}
+
+// SyscallConn lets the state of the connection be looked at.
+func (c *counted) SyscallConn() (syscall.RawConn, error) {
+	if sc, ok := c.Conn.(syscall.Conn); ok {
+		return sc.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
 }
 
 // peerKind says who is at the other end of a connection.

@@ -36,10 +36,7 @@ type op struct {
 	Hidden  bool // not in the document
 }
 
-const (
-	defaultBody = 1 << 20
-	bodyTime    = 30 * time.Second // to send a JSON body
-)
+const defaultBody = 1 << 20
 
 // route registers an operation whose input and output are described by their types,
 // as huma has it: fields with tags path, query and header, and a Body.
@@ -86,7 +83,7 @@ func (s *Server) operation(o op) huma.Operation {
 	}
 	h := huma.Operation{
 		OperationID: o.ID, Method: o.Method, Path: o.Path, Summary: o.Summary, Description: o.Details,
-		DefaultStatus: o.Status, MaxBodyBytes: o.MaxBody + 1, BodyReadTimeout: bodyTime, Hidden: o.Hidden,
+		DefaultStatus: o.Status, MaxBodyBytes: o.MaxBody + 1, BodyReadTimeout: s.opts.BodyTime, Hidden: o.Hidden,
 		RequestBody: o.Body, Responses: s.responses(o), RejectUnknownQueryParameters: true,
 		Middlewares: huma.Middlewares{s.admit(o), mendStatus},
 	}

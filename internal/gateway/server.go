@@ -24,6 +24,9 @@ type Options struct {
 	Log     *slog.Logger  // nil: nothing is logged
 	// IdleExit ends Serve when nobody has used the server for so long. Zero: never.
 	IdleExit time.Duration
+
+	HeaderTime time.Duration // to send a request's head; zero: 10 seconds
+	BodyTime   time.Duration // to send a JSON body; zero: 30 seconds
 }
 
 // Server serves the HTTP API. It is for one call of Serve.
@@ -48,7 +51,8 @@ type Server struct {
 
 // Bounds of what one client may cost before it is known.
 const (
-	headerTime    = 10 * time.Second // to send a request's head
+	headerTime    = 10 * time.Second
+	bodyTime      = 30 * time.Second
 	maxHeader     = 32 << 10
 	keepAliveTime = 2 * time.Minute // a connection without a request
 	closeTime     = 10 * time.Second
@@ -58,6 +62,12 @@ const (
 func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.HeaderTime == 0 {
+		o.HeaderTime = headerTime
+	}
+	if o.BodyTime == 0 {
+		o.BodyTime = bodyTime
 	}
 	s := &Server{opts: o, log: o.Log, mux: http.NewServeMux()}
 	s.closing, s.close = context.WithCancel(context.Background())
@@ -77,7 +87,7 @@ func New(o Options) *Server {
 func (s *Server) Serve(ctx context.Context, ls ...net.Listener) error {
 	h := http.Server{
 		Handler:           s,
-		ReadHeaderTimeout: headerTime,
+		ReadHeaderTimeout: s.opts.HeaderTime,
 		IdleTimeout:       keepAliveTime,
 		MaxHeaderBytes:    maxHeader,
 		ConnContext:       connContext,
