@@ -3,6 +3,7 @@ package gateway
 // routes registers everything that is served: a method for each subject, in its file.
 func (s *Server) routes() {
 	s.systemRoutes()
+	s.docsRoutes()
 	s.metricsRoutes()
 	s.leaseRoutes()
 	s.sandboxRoutes()
@@ -13,4 +14,5 @@ func (s *Server) routes() {
 	s.secretRoutes()
 	s.savedRoutes()
 	s.imageRoutes()
+	s.mcpRoutes()
 }

@@ -68,6 +68,7 @@ type user struct {
 	*mcp.ClientSession
 	t      *testing.T
 	served chan error // gets what Serve returned
+	cut    func()     // ends the connection as the client's death does
 }
 
 func (p place) open(t *testing.T, o *mcp.ClientOptions) user {
@@ -85,7 +86,10 @@ func (p place) open(t *testing.T, o *mcp.ClientOptions) user {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cs.Close() })
-	return user{cs, t, served}
+	return user{cs, t, served, func() {
+		toServer.Close()
+		fromServer.Close()
+	}}
 }
 
 // args are arguments of a tool.

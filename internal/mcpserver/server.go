@@ -41,15 +41,22 @@ type Options struct {
 
 // Server serves sessions. Close it.
 type Server struct {
-	o        Options
-	mcp      *mcp.Server
-	progress time.Duration // between two notifications of a call under way
-	scopes   map[string]apikey.Scope
+	o      Options
+	mcp    *mcp.Server
+	times  times
+	scopes map[string]apikey.Scope // of tools
 
 	mu       sync.Mutex
 	closed   bool
 	sessions map[*mcp.ServerSession]*session
 	ended    sync.WaitGroup // counts sessions
+}
+
+// times are what a server waits for; tests have less patience.
+type times struct {
+	progress time.Duration // between two notifications of a call under way
+	gone     time.Duration // until a session over HTTP ends that lost its stream
+	idle     time.Duration // until one ends that is silent
 }
 
 // instructions are shown to models that their client lets see them.
@@ -67,7 +74,7 @@ func New(o Options) *Server {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{
-		o: o, progress: progressTime,
+		o: o, times: times{progressTime, goneTime, idleTime},
 		scopes:   map[string]apikey.Scope{},
 		sessions: map[*mcp.ServerSession]*session{},
 	}

@@ -85,7 +85,7 @@ func (s *Server) session(ctx context.Context, ss *mcp.ServerSession) (*session, 
 	st := &session{s: s, ss: ss, caller: callerOf(ctx), removed: make(chan struct{}), owned: map[string]owned{}}
 	st.ctx, st.cancel = context.WithCancel(context.Background())
 	if ss.ID() != "" {
-		st.timer = time.AfterFunc(idleTime, st.end)
+		st.timer = time.AfterFunc(s.times.idle, st.end)
 	}
 	s.sessions[ss] = st
 	s.ended.Go(func() {
@@ -111,9 +111,9 @@ func (st *session) done() {
 	if st.busy > 0 || st.closed {
 		return
 	}
-	wait := idleTime
+	wait := st.s.times.idle
 	if st.streamed {
-		wait = goneTime
+		wait = st.s.times.gone
 	}
 	st.timer.Reset(wait)
 }

@@ -107,7 +107,7 @@ func (c *call) notify(ctx context.Context, req *mcp.CallToolRequest) (stop func(
 	ended := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		tick := time.NewTicker(c.s.progress)
+		tick := time.NewTicker(c.s.times.progress)
 		defer tick.Stop()
 		for {
 			select {
