@@ -97,10 +97,31 @@ func (s *Sandbox) RenameFile(ctx context.Context, from, to string) error {
 	return s.guest().Rename(ctx, from, to)
 }
 
+// FileWatch is a watch under way. Close it.
+type FileWatch struct{ w *guest.Watcher }
+
+// Watch tells of changes below a path from its return on, until ctx ends.
+func (s *Sandbox) Watch(ctx context.Context, path string, recursive bool) (*FileWatch, error) {
+	w, err := s.guest().Watch(ctx, guest.Watch{Path: path, Recursive: recursive})
+	if err != nil {
+		return nil, err
+	}
+	return &FileWatch{w}, nil
+}
+
+// Next waits for the next change. io.EOF says that the path is gone.
+func (w *FileWatch) Next() (FileEvent, error) {
+	e, err := w.w.Next()
+	return FileEvent(e), err
+}
+
+// Close ends the watch.
+func (w *FileWatch) Close() error { return w.w.Close() }
+
 // WatchFiles calls f for each change below a path until ctx ends or f returns
 // false.
 func (s *Sandbox) WatchFiles(ctx context.Context, path string, recursive bool, f func(FileEvent) bool) error {
-	w, err := s.guest().Watch(ctx, guest.Watch{Path: path, Recursive: recursive})
+	w, err := s.Watch(ctx, path, recursive)
 	if err != nil {
 		return err
 	}
@@ -113,7 +134,7 @@ func (s *Sandbox) WatchFiles(ctx context.Context, path string, recursive bool, f
 		if err != nil {
 			return err
 		}
-		if !f(FileEvent(e)) {
+		if !f(e) {
 			return nil
 		}
 	}

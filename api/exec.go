@@ -75,6 +75,7 @@ type ExecEvent struct {
 	PID   int           `json:"pid,omitempty"`
 	Data  string        `json:"data,omitempty"`
 	Ended *Ended        `json:"ended,omitempty"`
+	Step  *Step         `json:"step,omitempty"` // with ExecExit, where a checkpoint was asked for
 	Error *Error        `json:"error,omitempty"`
 }
 

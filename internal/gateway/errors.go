@@ -29,6 +29,7 @@ const (
 	codeMediaType       = "media_type"
 	codeRate            = "rate_limited"
 	codeConcurrent      = "too_many_at_once"
+	codeRange           = "range"
 )
 
 // statusOf returns the HTTP status of an error.
@@ -44,6 +45,8 @@ func statusOf(e *api.Error) int {
 		return http.StatusRequestTimeout
 	case codeMediaType:
 		return http.StatusUnsupportedMediaType
+	case codeRange:
+		return http.StatusRequestedRangeNotSatisfiable
 	}
 	return e.Class.Status()
 }

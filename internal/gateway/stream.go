@@ -13,7 +13,12 @@ import (
 	"github.com/smolvm/smolvm/internal/store"
 )
 
+// streamRoutes are those of commands, files and connections.
 func (s *Server) streamRoutes() {
+	s.execRoutes()
+	s.processRoutes()
+	s.fileRoutes()
+	s.archiveRoutes()
 	stream(s, op{
 		ID: "open-stream", Method: http.MethodGet, Path: "/v1/sandboxes/{id}/stream", Scope: apikey.Read, Tag: tagSandboxes,
 		Summary: "Switch to the guest protocol", Hidden: true, Status: http.StatusSwitchingProtocols,
