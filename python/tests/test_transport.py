@@ -1,7 +1,9 @@
 """The connection to a gateway: reuse, loss, refusals, limits."""
 
+import json
 import os
 import socket
+import tempfile
 import threading
 import unittest
 
@@ -67,6 +69,47 @@ class Requests(Stub):
         self.routes["GET /v1/version"] = (503, body)
         with self.assertRaisesRegex(errors.HostError, "smolvm setup"):
             self.client.version()
+
+    def test_an_answer_after_which_the_connection_ends(self):
+        def last(status, value):
+            def answer(request):
+                data = json.dumps(value).encode()
+                request.send_response(status)
+                request.send_header("Connection", "close")
+                request.send_header("Content-Length", str(len(data)))
+                request.end_headers()
+                request.wfile.write(data)
+                request.close_connection = True
+
+            return answer
+
+        self.routes["GET /v1/version"] = last(200, {"api": "v1"})
+        self.assertEqual(self.client.version(), {"api": "v1"})
+        self.routes["GET /v1/version"] = last(413, {"class": "exhausted", "message": "too much"})
+        with self.assertRaisesRegex(errors.ExhaustedError, "too much"):
+            self.client.version()
+        self.assertEqual(self.connections, 2)
+
+    def test_a_refusal_before_the_body_is_sent(self):
+        with tempfile.TemporaryDirectory() as dir:
+            path = os.path.join(dir, "s")
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(path)
+                listener.listen()
+
+                def refuse():
+                    conn, _ = listener.accept()
+                    conn.recv(100)
+                    body = b'{"class":"exhausted","message":"too much"}'
+                    conn.sendall(b"HTTP/1.1 413 X\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+                    conn.close()
+
+                thread = threading.Thread(target=refuse)
+                thread.start()
+                t = Transport(f"unix://{path}")
+                with self.assertRaisesRegex(errors.ExhaustedError, "too much"):
+                    t.request("PUT", "/v1/x", b"x" * (8 << 20))
+                thread.join()
 
     def test_an_answer_that_breaks_off_is_an_error(self):
         def half(request):

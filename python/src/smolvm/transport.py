@@ -129,11 +129,12 @@ class Reply:
 class Stream:
     """The body of an answer as it comes. Iterating gives its lines; close it when done."""
 
-    def __init__(self, transport: Transport, conn: http.client.HTTPConnection, resp: http.client.HTTPResponse) -> None:
+    def __init__(self, transport: Transport, conn: http.client.HTTPConnection, answer: _Answer) -> None:
         self._transport = transport
         self._conn = conn
-        self._resp = resp
-        self.headers = resp.headers
+        self._resp = answer.resp
+        self._sock = answer.sock
+        self.headers = answer.resp.headers
         self.closed = False
 
     def __enter__(self) -> Stream:
@@ -162,7 +163,7 @@ class Stream:
         if self.closed:
             return b""
         try:
-            with self._transport.watched(self._conn):
+            with _Watch(self._sock):
                 data = read()
         except BaseException:
             self.close()
@@ -182,9 +183,9 @@ class Stream:
         if self.closed:
             return
         self.closed = True
-        if self._conn.sock is not None:
-            _shut(self._conn.sock)  # wakes a thread that reads
+        _shut(self._sock)  # wakes a thread that reads
         self._conn.close()
+        self._resp.close()
 
 
 class Transport:
@@ -250,7 +251,7 @@ class Transport:
         stream = self.stream(method, path, body, query=query, headers=headers, timeout=timeout, again=again)
         resp = stream._resp
         try:
-            with self.watched(stream._conn):
+            with _Watch(stream._sock):
                 data = resp.read(MAX_BODY + 1)
             if len(data) > MAX_BODY:
                 raise GatewayError(f"{method} {path}: the answer has more than {MAX_BODY} bytes")
@@ -283,8 +284,7 @@ class Transport:
         conn, used = self._take()
         while True:
             try:
-                with self.watched(conn, timeout):
-                    resp = _exchange(conn, method, path, body, head)
+                answer = _exchange(conn, method, path, body, head, timeout)
                 break
             except GatewayError:
                 conn.close()
@@ -295,12 +295,13 @@ class Transport:
             except BaseException:
                 conn.close()
                 raise
-        if resp.status >= 400:
-            raise self._refusal(conn, resp)
-        return Stream(self, conn, resp)
+        if answer.resp.status >= 400:
+            raise self._refusal(conn, answer)
+        return Stream(self, conn, answer)
 
-    def _refusal(self, conn: http.client.HTTPConnection, resp: http.client.HTTPResponse) -> SmolVMError:
-        with self.watched(conn):
+    def _refusal(self, conn: http.client.HTTPConnection, answer: _Answer) -> SmolVMError:
+        resp = answer.resp
+        with _Watch(answer.sock):
             data = resp.read(1 << 20)
         self.give_back(conn, resp)
         try:
@@ -310,9 +311,6 @@ class Transport:
         if not isinstance(body, dict):
             body = {"message": f"the gateway answered {resp.status}: {data[:200]!r}"}
         return from_api(body, resp.status)
-
-    def watched(self, conn: http.client.HTTPConnection, timeout: float | None = -1) -> _Watch:
-        return _Watch(conn, timeout)
 
     def _take(self) -> tuple[http.client.HTTPConnection, bool]:
         with self._lock:
@@ -359,18 +357,13 @@ class Transport:
 
 
 class _Watch:
-    """While it is entered, the thread's CancelScope can end what a connection does."""
+    """While it is entered, the thread's CancelScope can end what a socket does, and errors become ours."""
 
-    def __init__(self, conn: http.client.HTTPConnection, timeout: float | None) -> None:
-        self._sock = conn.sock
-        self._timeout = timeout
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
         self._scope = CancelScope.current()
 
     def __enter__(self) -> None:
-        if self._sock is None:
-            raise GatewayError("the connection to the gateway was closed")
-        if self._timeout is None or self._timeout >= 0:
-            self._sock.settimeout(self._timeout)
         if self._scope:
             self._scope.add(self._sock)
 
@@ -386,19 +379,40 @@ class _Watch:
             raise GatewayError(f"the connection to the gateway broke: {err or type(err).__name__}") from err
 
 
+class _Answer:
+    """The head of an answer and the socket it came by, which http.client forgets where it will be closed."""
+
+    def __init__(self, resp: http.client.HTTPResponse, sock: socket.socket) -> None:
+        self.resp = resp
+        self.sock = sock
+
+
 def _exchange(
-    conn: http.client.HTTPConnection, method: str, path: str, body: Body, headers: Mapping[str, str]
-) -> http.client.HTTPResponse:
-    try:
-        conn.request(method, path, body, dict(headers))
-    except (BrokenPipeError, ConnectionResetError):
-        # It may have refused the body before it read all of it, and said why.
+    conn: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    body: Body,
+    headers: Mapping[str, str],
+    timeout: float | None,
+) -> _Answer:
+    sock: socket.socket = conn.sock
+    sock.settimeout(timeout)
+    with _Watch(sock):
         try:
-            return conn.getresponse()
-        except http.client.ResponseNotReady:
-            pass
-        raise
-    return conn.getresponse()
+            conn.request(method, path, body, dict(headers))
+        except (BrokenPipeError, ConnectionResetError):
+            # It may have refused the body before it read all of it, and said why.
+            with contextlib.suppress(http.client.ResponseNotReady, ConnectionError):
+                return _Answer(_early(conn), sock)
+            raise
+        return _Answer(conn.getresponse(), sock)
+
+
+def _early(conn: http.client.HTTPConnection) -> http.client.HTTPResponse:
+    """Return an answer that came before the request's body was sent."""
+    resp = http.client.HTTPResponse(conn.sock)
+    resp.begin()
+    return resp
 
 
 def _quiet(conn: http.client.HTTPConnection) -> bool:
