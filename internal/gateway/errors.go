@@ -85,6 +85,7 @@ func transformError(ctx huma.Context, _ string, v any) (any, error) {
 		if m, ok := ctx.(*mending); ok {
 			m.status = statusOf(ours)
 		}
+		ctx.SetHeader("Content-Type", typeJSON) // huma has one of its own for its errors
 		return failure(ctx.Context(), ours), nil
 	}
 	return v, nil
