@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/undo"
 )
 
 // Peer is a server that answers as a supervisor does: with JSON, events or another
@@ -36,6 +37,10 @@ type Request struct {
 	Path   string      // with its query
 	Header http.Header // beside the Peer's; may be nil
 	Body   io.Reader   // may be nil
+	// Outcome says that the answer must be known: the end of the context closes our
+	// side of the connection alone, at which the other gives up what it does, and the
+	// answer is still waited for, for undo.CleanupTime.
+	Outcome bool
 }
 
 // maxAnswer bounds a JSON answer.
@@ -47,12 +52,20 @@ const readBuffer = 64 << 10
 // Do asks, and returns an answer that is no refusal. Close its body. A redirect is
 // an error: a request must not be sent where nobody said it should go.
 func (p Peer) Do(ctx context.Context, r Request) (*http.Response, error) {
-	req, err := p.request(ctx, r)
+	conn, err := p.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := p.dial(ctx)
+	if r.Outcome {
+		context.AfterFunc(ctx, func() {
+			BufferedConn{Conn: conn}.CloseWrite()
+			conn.SetReadDeadline(time.Now().Add(undo.CleanupTime))
+		})
+		ctx = context.WithoutCancel(ctx)
+	}
+	req, err := p.request(ctx, r)
 	if err != nil {
+		conn.Close()
 		return nil, err
 	}
 	t := &http.Transport{

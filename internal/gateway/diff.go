@@ -34,13 +34,13 @@ func (s *Server) diffRoutes() {
 	}, s.exportDiff)
 }
 
-// steps names what is compared. A step is given as text: it may be 0, or left out.
-type steps struct {
+// Steps names what is compared. A step is given as text: it may be 0, or left out.
+type Steps struct {
 	From string `query:"from" pattern:"^[0-9]{1,9}$" doc:"a step; left out: the image"`
 	To   string `query:"to" pattern:"^[0-9]{1,9}$" doc:"a step; left out: the sandbox as it is now"`
 }
 
-func (t steps) options() (o smolvm.DiffOptions, err error) {
+func (t Steps) options() (o smolvm.DiffOptions, err error) {
 	for _, p := range []struct {
 		text string
 		to   **int
@@ -58,7 +58,7 @@ func (t steps) options() (o smolvm.DiffOptions, err error) {
 
 type diffInput struct {
 	Ref
-	steps
+	Steps
 	Patch bool `query:"patch" doc:"tell the changes of text files too"`
 }
 
@@ -78,7 +78,7 @@ func (s *Server) diff(ctx context.Context, in *diffInput) (*reply[ChangeList], e
 
 type exportInput struct {
 	Ref
-	steps
+	Steps
 	Dir    string `query:"dir" maxLength:"4096" doc:"absolute path; left out: /"`
 	Format string `query:"format" enum:"tar,patch" default:"tar"`
 }

@@ -39,13 +39,14 @@ func (s *Server) listSecrets(ctx context.Context, in *Ref) (*reply[SecretList], 
 	return &reply[SecretList]{SecretList{filled(list)}}, err
 }
 
-type secretName struct {
+// SecretName names a secret of a sandbox.
+type SecretName struct {
 	Ref
 	Name string `path:"name" maxLength:"128" doc:"name of the environment variable"`
 }
 
 type secretInput struct {
-	secretName
+	SecretName
 	Body SecretValue
 }
 
@@ -58,7 +59,7 @@ func (s *Server) setSecret(ctx context.Context, in *secretInput) (*reply[api.Sec
 	return &reply[api.SecretStatus]{out}, err
 }
 
-func (s *Server) removeSecret(ctx context.Context, in *secretName) (*done, error) {
+func (s *Server) removeSecret(ctx context.Context, in *SecretName) (*done, error) {
 	sb, err := s.sandbox(ctx, in.Ref)
 	if err != nil {
 		return nil, err

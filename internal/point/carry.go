@@ -173,6 +173,9 @@ func loadParts(t *tar.Reader, dir store.PointDir, m *Manifest) error {
 	}()
 	for _, name := range m.names() {
 		f, err := os.OpenFile(filepath.Join(dir.Parts(), name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if errors.Is(err, os.ErrExist) {
+			return altered("part "+name, errors.New("it is in it twice"))
+		}
 		if err != nil {
 			return err
 		}

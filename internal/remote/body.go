@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"context"
 	"io"
 	"sync"
 )
@@ -22,8 +23,9 @@ func (r *remembering) Read(p []byte) (int, error) {
 // lent is a caller's reader, lent to an HTTP transport, which may read on after it
 // has answered.
 type lent struct {
-	mu sync.Mutex
-	r  io.Reader // nil: taken back
+	ctx context.Context // of the one call that it is lent for
+	mu  sync.Mutex
+	r   io.Reader // nil: taken back
 }
 
 func (l *lent) Read(p []byte) (int, error) {
@@ -31,6 +33,9 @@ func (l *lent) Read(p []byte) (int, error) {
 	defer l.mu.Unlock()
 	if l.r == nil {
 		return 0, io.ErrClosedPipe
+	}
+	if l.ctx.Err() != nil {
+		return 0, context.Cause(l.ctx)
 	}
 	return l.r.Read(p)
 }

@@ -65,10 +65,12 @@ type made struct {
 // errMade ends the reading of lines.
 var errMade = errors.New("the last line came")
 
-// make posts in, tells of progress and returns what was made. The lease, which may
-// be nil, is for what is ephemeral.
-func (c *Client) make(ctx context.Context, path string, in any, l *lease) (made, error) {
+// make posts in for an act, tells of progress and returns what was made: also where ctx has ended
+// meanwhile, so that the caller can take it back. The lease, which may be nil, is for
+// what is ephemeral.
+func (c *Client) make(ctx context.Context, act, path string, in any, l *lease) (made, error) {
 	r, err := withJSON(c.request(http.MethodPost, path), in)
+	r.Outcome = true
 	if err != nil {
 		return made{}, err
 	}
@@ -93,14 +95,25 @@ func (c *Client) make(ctx context.Context, path string, in any, l *lease) (made,
 		return errMade
 	})
 	switch {
-	case errors.Is(err, errMade) && last.Error != nil:
-		return made{}, last.Error
-	case errors.Is(err, errMade):
+	case errors.Is(err, errMade) && last.Error == nil:
 		return last, nil
+	case ctx.Err() != nil:
+		return made{}, ended(ctx, act)
+	case errors.Is(err, errMade):
+		return made{}, last.Error
 	case err != nil:
 		return made{}, err
 	}
 	return made{}, api.Errorf(api.Unavailable, "ask %s: %w", c.peer.Name, errBroken)
+}
+
+// ended is the error of an act that the end of ctx has ended.
+func ended(ctx context.Context, act string) error {
+	class := api.Unavailable
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		class = api.Timeout
+	}
+	return api.Errorf(class, "%s: %w", act, context.Cause(ctx))
 }
 
 func withJSON(r control.Request, in any) (control.Request, error) {

@@ -2,12 +2,14 @@ package remote
 
 import (
 	"context"
+	"errors"
 	"io"
 	"maps"
 	"net/http"
 	"slices"
 
 	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/undo"
 )
 
 // Create makes a sandbox and waits until it runs.
@@ -19,17 +21,44 @@ func (c *Client) Create(ctx context.Context, spec api.Spec) (*Handle, error) {
 			return nil, err
 		}
 	}
-	out, err := c.make(ctx, path("sandboxes"), spec, l)
-	if err == nil && out.Sandbox == nil {
-		err = c.missing("the sandbox")
-	}
+	list, err := c.makeSandboxes(ctx, "create sandbox", path("sandboxes"), spec, l)
 	if err != nil {
-		if l != nil {
-			l.release()
-		}
 		return nil, err
 	}
-	return &Handle{c: c, id: out.Sandbox.ID, lease: l}, nil
+	return list[0], nil
+}
+
+// makeSandboxes posts in for an act that makes sandboxes, and takes them back where ctx
+// has ended meanwhile. On an error the lease has ended.
+func (c *Client) makeSandboxes(ctx context.Context, act, path string, in any, l *lease) ([]*Handle, error) {
+	out, err := c.make(ctx, act, path, in, l)
+	if out.Sandbox != nil {
+		out.Sandboxes = append(out.Sandboxes, *out.Sandbox)
+	}
+	if err == nil && len(out.Sandboxes) == 0 {
+		err = c.missing("what it made")
+	}
+	list := make([]*Handle, len(out.Sandboxes))
+	for i, s := range out.Sandboxes {
+		list[i] = &Handle{c: c, id: s.ID, lease: l}
+	}
+	if err == nil && ctx.Err() != nil {
+		err = errors.Join(ended(ctx, act), removeAll(ctx, list))
+	}
+	if err != nil && l != nil {
+		l.end()
+	}
+	return list, err
+}
+
+func removeAll(ctx context.Context, list []*Handle) error {
+	ctx, cancel := undo.Context(ctx)
+	defer cancel()
+	var errs []error
+	for _, h := range list {
+		errs = append(errs, h.Remove(ctx))
+	}
+	return errors.Join(errs...)
 }
 
 // missing is the error of an answer that lacks what it has to have.
@@ -87,7 +116,7 @@ func (c *Client) Templates(ctx context.Context) ([]api.Template, error) {
 
 // BuildTemplate makes a template where it is not there yet.
 func (c *Client) BuildTemplate(ctx context.Context, spec api.Spec) (api.Template, error) {
-	out, err := c.make(ctx, path("templates"), spec, nil)
+	out, err := c.make(ctx, "template sandbox", path("templates"), spec, nil)
 	if err == nil && out.Template == nil {
 		err = c.missing("the template")
 	}
@@ -153,7 +182,7 @@ func (c *Client) SaveSnapshot(ctx context.Context, name string, w io.Writer) err
 
 // LoadSnapshot takes in a snapshot's file.
 func (c *Client) LoadSnapshot(ctx context.Context, r io.Reader, o api.LoadSnapshot) (out api.Snapshot, err error) {
-	body := &lent{r: r}
+	body := &lent{ctx: ctx, r: r}
 	defer body.takeBack()
 	req := c.request(http.MethodPost, query(path("snapshots", "archive"),
 		"name", o.Name, "digest", o.Digest, "disk_only", flag(o.DiskOnly)))

@@ -62,7 +62,7 @@ func (h *Handle) Start(ctx context.Context) error {
 			return err
 		}
 	}
-	_, err = h.c.make(ctx, h.path("start"), nil, l)
+	_, err = h.c.make(ctx, "start sandbox", h.path("start"), nil, l)
 	if err == nil && l != nil {
 		h.keep(l)
 	} else if l != nil {

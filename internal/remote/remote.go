@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"path/filepath"
 	"strings"
 
 	"github.com/smolvm/smolvm/api"
@@ -45,42 +46,54 @@ var errBroken = errors.New("the connection broke")
 // New returns a client of a gateway. Class Invalid for an address that is none, and
 // for a key that would go over the network for anybody to read.
 func New(o Options) (*Client, error) {
-	u, err := url.Parse(o.BaseURL)
-	if err != nil {
-		return nil, badURL(o.BaseURL, "it is no URL")
-	}
-	if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return nil, badURL(u.Redacted(), "it has more than scheme, host and path")
-	}
-	c := &Client{progress: o.Progress, prefix: strings.TrimRight(u.EscapedPath(), "/")}
+	c := &Client{progress: o.Progress}
 	if c.progress == nil {
 		c.progress = func(string, int64, int64) {}
 	}
-	c.peer = control.Peer{Name: "the gateway " + o.BaseURL, Host: u.Host, Ended: errBroken, Header: http.Header{}}
+	c.peer = control.Peer{Name: "the gateway", Ended: errBroken, Header: http.Header{}}
 	if o.APIKey != "" {
 		if strings.ContainsFunc(o.APIKey, func(r rune) bool { return r <= ' ' || r > '~' }) {
 			return nil, api.Errorf(api.Invalid, "use the API key: it is no key, but has spaces or other characters in it")
 		}
 		c.peer.Header.Set("Authorization", "Bearer "+o.APIKey)
 	}
-	switch {
-	case u.Scheme == "unix" && u.Host == "" && strings.HasPrefix(u.Path, "/"):
-		c.peer.Host, c.prefix = "localhost", ""
-		c.peer.Dial = dialer(o.BaseURL, func(ctx context.Context) (net.Conn, error) { return sockpath.Dial(ctx, u.Path) })
-	case u.Scheme == "http" && u.Hostname() != "":
-		if o.APIKey != "" && !isLoopback(u.Hostname()) {
-			return nil, openKey(o.BaseURL)
+	// A path may hold what in a URL would mean something.
+	if socket, ok := strings.CutPrefix(o.BaseURL, "unix://"); ok {
+		if !filepath.IsAbs(socket) {
+			return nil, badURL(o.BaseURL, "its path is not absolute")
 		}
-		c.peer.Dial = dialer(o.BaseURL, func(ctx context.Context) (net.Conn, error) { return dialPlain(ctx, u, o) })
-	case u.Scheme == "https" && u.Hostname() != "":
+		c.peer.Host = "localhost"
+		c.peer.Dial = dialer(o.BaseURL, func(ctx context.Context) (net.Conn, error) { return sockpath.Dial(ctx, socket) })
+		return c, nil
+	}
+	return c, c.useURL(o)
+}
+
+// useURL has c speak to the gateway at a URL of http or https.
+func (c *Client) useURL(o Options) error {
+	u, err := url.Parse(o.BaseURL)
+	if err != nil {
+		return badURL(o.BaseURL, "it is no URL")
+	}
+	if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return badURL(u.Redacted(), "it has more than scheme, host and path")
+	}
+	if u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return badURL(o.BaseURL, "it names no gateway")
+	}
+	c.peer.Host, c.prefix = u.Host, strings.TrimRight(u.EscapedPath(), "/")
+	if u.Scheme == "https" {
 		secure := tls.Dialer{Config: &tls.Config{NextProtos: []string{"http/1.1"}}} // a switch of protocols is of HTTP/1.1
 		c.peer.Dial = dialer(o.BaseURL, func(ctx context.Context) (net.Conn, error) {
 			return secure.DialContext(ctx, "tcp", address(u, "443"))
 		})
-	default:
-		return nil, badURL(o.BaseURL, "it names no gateway")
+		return nil
 	}
-	return c, nil
+	if o.APIKey != "" && !isLoopback(u.Hostname()) {
+		return openKey(o.BaseURL)
+	}
+	c.peer.Dial = dialer(o.BaseURL, func(ctx context.Context) (net.Conn, error) { return dialPlain(ctx, u, o) })
+	return nil
 }
 
 func badURL(text, why string) error {

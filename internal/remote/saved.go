@@ -26,29 +26,14 @@ func (h *Handle) TakeSnapshot(ctx context.Context, o api.TakeSnapshot) (out api.
 
 // Fork makes children of the sandbox: all or none.
 func (h *Handle) Fork(ctx context.Context, o api.Fork) ([]*Handle, error) {
-	n := max(o.N, 1)
 	var l *lease
 	if o.Ephemeral {
 		var err error
-		if l, err = h.c.newLease(ctx, n); err != nil {
+		if l, err = h.c.newLease(ctx, max(o.N, 1)); err != nil {
 			return nil, err
 		}
 	}
-	out, err := h.c.make(ctx, h.path("fork"), o, l)
-	if err == nil && len(out.Sandboxes) != n {
-		err = h.c.missing("the children")
-	}
-	if err != nil {
-		if l != nil {
-			l.end()
-		}
-		return nil, err
-	}
-	children := make([]*Handle, n)
-	for i, s := range out.Sandboxes {
-		children[i] = &Handle{c: h.c, id: s.ID, lease: l}
-	}
-	return children, nil
+	return h.c.makeSandboxes(ctx, "create sandbox", h.path("fork"), o, l)
 }
 
 // Checkpoint records the sandbox as it is now.
