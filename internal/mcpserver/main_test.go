@@ -150,9 +150,14 @@ func (u user) refused(name string, a args, words ...string) {
 // await polls for what another process does.
 func await(t *testing.T, ok func() bool) {
 	t.Helper()
+	awaitFor(t, patience, ok)
+}
+
+func awaitFor(t *testing.T, bound time.Duration, ok func() bool) {
+	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(patience); !ok(); <-tick.C {
+	for deadline := time.Now().Add(bound); !ok(); <-tick.C {
 		if time.Now().After(deadline) {
 			t.Fatal("it did not happen")
 		}
