@@ -37,8 +37,8 @@ type RenameFile struct {
 	To   string `json:"to"`
 }
 
-// pathInput is about one file of a sandbox.
-type pathInput struct {
+// PathInput is about one file of a sandbox.
+type PathInput struct {
 	Ref
 	Path string `query:"path" required:"true" maxLength:"4096" doc:"absolute path in the sandbox"`
 }
@@ -83,7 +83,7 @@ func (s *Server) fileRoutes() {
 	}, s.watchFiles)
 }
 
-func (s *Server) readFile(in *pathInput, w http.ResponseWriter, r *http.Request) error {
+func (s *Server) readFile(in *PathInput, w http.ResponseWriter, r *http.Request) error {
 	sb, err := s.sandbox(r.Context(), in.Ref)
 	if err != nil {
 		return err
@@ -194,7 +194,7 @@ func parseRange(value string, size int64) (part span, ok bool, err error) {
 
 // writeOptions say how what is written gets into the sandbox.
 type writeInput struct {
-	pathInput
+	PathInput
 	Mode    string `query:"mode" pattern:"^[0-7]{1,5}$" doc:"octal, as in chmod(1); left out: the replaced file's, else 0644"`
 	Owner   string `query:"owner" maxLength:"200" doc:"user[:group]; left out: the replaced file's, else root"`
 	Parents bool   `query:"parents" doc:"make missing directories"`
@@ -237,7 +237,7 @@ func parseMode(octal string) (uint32, error) {
 	return uint32(n), nil
 }
 
-func (s *Server) statFile(ctx context.Context, in *pathInput) (*reply[api.FileInfo], error) {
+func (s *Server) statFile(ctx context.Context, in *PathInput) (*reply[api.FileInfo], error) {
 	sb, err := s.sandbox(ctx, in.Ref)
 	if err != nil {
 		return nil, err
@@ -246,7 +246,7 @@ func (s *Server) statFile(ctx context.Context, in *pathInput) (*reply[api.FileIn
 	return &reply[api.FileInfo]{info}, err
 }
 
-func (s *Server) listFiles(ctx context.Context, in *pathInput) (*reply[FileList], error) {
+func (s *Server) listFiles(ctx context.Context, in *PathInput) (*reply[FileList], error) {
 	sb, err := s.sandbox(ctx, in.Ref)
 	if err != nil {
 		return nil, err
@@ -273,7 +273,7 @@ func (s *Server) makeDirectory(ctx context.Context, in *mkdirInput) (*done, erro
 }
 
 type removeFileInput struct {
-	pathInput
+	PathInput
 	Recursive bool `query:"recursive" doc:"a directory with all it holds"`
 	Force     bool `query:"force" doc:"a missing file is no error"`
 }
@@ -300,7 +300,7 @@ func (s *Server) renameFile(ctx context.Context, in *renameFileInput) (*done, er
 }
 
 type watchInput struct {
-	pathInput
+	PathInput
 	Recursive bool `query:"recursive" doc:"all below it too"`
 }
 

@@ -27,8 +27,8 @@ type ProcessSignal struct {
 	Signal string `json:"signal" maxLength:"20"` // such as "SIGTERM"
 }
 
-// processRef names a background process of a sandbox.
-type processRef struct {
+// ProcessRef names a background process of a sandbox.
+type ProcessRef struct {
 	Ref
 	Process string `path:"process" maxLength:"40" doc:"the process's id, such as p7"`
 }
@@ -104,7 +104,7 @@ func (s *Server) startProcess(ctx context.Context, in *execInput) (*reply[api.Pr
 }
 
 type outputInput struct {
-	processRef
+	ProcessRef
 	Follow   bool   `query:"follow" doc:"go on until the process ends"`
 	Log      bool   `query:"log" default:"true" doc:"begin with the output that is kept"`
 	Encoding string `query:"encoding" enum:"utf-8,base64" default:"utf-8" doc:"of the output in the events"`
@@ -154,7 +154,7 @@ func findProcess(ctx context.Context, sb *smolvm.Sandbox, id string) (api.Proces
 }
 
 type inputInput struct {
-	processRef
+	ProcessRef
 	Close bool `query:"close" doc:"end the process's input then"`
 }
 
@@ -171,7 +171,7 @@ func (s *Server) processInput(in *inputInput, w http.ResponseWriter, r *http.Req
 }
 
 type signalInput struct {
-	processRef
+	ProcessRef
 	Body ProcessSignal
 }
 
@@ -183,7 +183,7 @@ func (s *Server) signalProcess(ctx context.Context, in *signalInput) (*done, err
 	return new(done), sb.SignalProcess(ctx, in.Process, in.Body.Signal)
 }
 
-func (s *Server) forgetProcess(ctx context.Context, in *processRef) (*done, error) {
+func (s *Server) forgetProcess(ctx context.Context, in *ProcessRef) (*done, error) {
 	sb, err := s.sandbox(ctx, in.Ref)
 	if err != nil {
 		return nil, err
