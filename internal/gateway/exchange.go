@@ -16,6 +16,7 @@ import (
 type exchange struct {
 	id      string
 	w       http.ResponseWriter // as the server gave it
+	host    string              // that was asked for
 	caller  caller
 	pattern string // of the route; empty: there is none
 	status  int    // zero: nothing was answered yet
@@ -63,7 +64,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.metrics.under.Inc()
 	defer s.metrics.under.Dec()
 	start := time.Now()
-	x := &exchange{id: r.Header.Get(headerRequestID), w: w}
+	x := &exchange{id: r.Header.Get(headerRequestID), w: w, host: r.Host}
 	if !requestIDRE.MatchString(x.id) {
 		x.id = strings.ToLower(rand.Text())
 	}
@@ -92,6 +93,11 @@ func (s *Server) finish(w http.ResponseWriter, r *http.Request, x *exchange, sta
 func (s *Server) dispatch(w http.ResponseWriter, r *http.Request, x *exchange) {
 	if err := s.checkOrigin(r); err != nil {
 		s.fail(w, r, err)
+		return
+	}
+	if t, ok := previewOf(r.Host); ok {
+		x.pattern = "preview"
+		s.preview(w, r, t)
 		return
 	}
 	h, pattern := s.mux.Handler(r)

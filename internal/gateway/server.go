@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -44,6 +45,9 @@ type Server struct {
 	leases  leases
 	replays replays
 
+	previews previewKey
+	tcp      atomic.Pointer[string] // address that is served over TCP; nil: none
+
 	under   sync.WaitGroup  // requests under way, those whose connection was taken over too
 	closing context.Context // ends when streams are to end
 	close   context.CancelFunc
@@ -69,7 +73,7 @@ func New(o Options) *Server {
 	if o.BodyTime == 0 {
 		o.BodyTime = bodyTime
 	}
-	s := &Server{opts: o, log: o.Log, mux: http.NewServeMux()}
+	s := &Server{opts: o, log: o.Log, mux: http.NewServeMux(), previews: newPreviewKey()}
 	s.closing, s.close = context.WithCancel(context.Background())
 	s.api = newAPI(s.mux)
 	s.routes()
@@ -95,6 +99,10 @@ func (s *Server) Serve(ctx context.Context, ls ...net.Listener) error {
 	}
 	ended := make(chan error, len(ls))
 	for _, l := range ls {
+		if l.Addr().Network() == "tcp" {
+			addr := l.Addr().String()
+			s.tcp.Store(&addr)
+		}
 		go func() { ended <- h.Serve(s.conns.track(l)) }()
 	}
 	left := len(ls)

@@ -19,6 +19,7 @@ func (s *Server) streamRoutes() {
 	s.processRoutes()
 	s.fileRoutes()
 	s.archiveRoutes()
+	s.previewRoutes()
 	stream(s, op{
 		ID: "open-stream", Method: http.MethodGet, Path: "/v1/sandboxes/{id}/stream", Scope: apikey.Read, Tag: tagSandboxes,
 		Summary: "Switch to the guest protocol", Hidden: true, Status: http.StatusSwitchingProtocols,
