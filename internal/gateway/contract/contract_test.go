@@ -31,11 +31,11 @@ const checks = "not_a_server_error,status_code_conformance,content_type_conforma
 
 // inside are the routes that act inside a sandbox. The fake host's guest is this host:
 // commands and files that a fuzzer thinks of are not for it.
-const inside = `exec|/processes|/ps$|/files|/stream|/diff|/env|/previews|/secrets`
+const inside = `/exec|/processes|/ps$|/files|/diff|/env|/previews|/secrets`
 
 // endless are the routes whose answers do not end, or that fetch from elsewhere or make
 // as many as they are told.
-const endless = `/leases|/wait|/events|/pull|/pools|/mcp|/metrics|/network/log`
+const endless = `/leases|/wait|/events|/pull|/pools|/mcp|/metrics|/network/log|/pcap|/exec/ws|/stream|/watch`
 
 // TestSchemathesis sends what Schemathesis makes of the document to a gateway over the
 // fake host.
@@ -51,6 +51,21 @@ func TestSchemathesis(t *testing.T) {
 	run(t, base, token, sb.ID(), "--exclude-path-regex", inside+"|"+endless)
 	if _, err := sb.Info(t.Context()); err != nil {
 		t.Errorf("the sandbox that was asked about: %v", err)
+	}
+}
+
+// TestVMSchemathesis does the same with what is inside a sandbox, which is a real one.
+func TestVMSchemathesis(t *testing.T) {
+	c := smolvm.Client{Home: testenv.Home(t), Binary: testenv.Binary(t)}
+	base, token := serve(t, c)
+	t.Cleanup(func() { empty(t, &c) })
+	sb, err := c.Create(t.Context(), smolvm.Spec{Name: "box"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, base, token, sb.ID(), "--include-path-regex", inside, "--exclude-path-regex", endless)
+	if info, err := sb.Info(t.Context()); err != nil || info.State != smolvm.State("running") {
+		t.Errorf("the sandbox: %s, %v", info.State, err)
 	}
 }
 

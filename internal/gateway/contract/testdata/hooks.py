@@ -25,6 +25,8 @@ def before_call(context, case, kwargs):
             body["n"] = min(body["n"], 2)  # children of a fork
         if path.endswith("/rename") and isinstance(body.get("name"), str):
             body["name"] = "box"  # not one that a later request may remove
+        if path.endswith(("/exec", "/processes")):
+            body.setdefault("timeout_seconds", 2)
         if path.endswith("/stop"):
             body["grace_seconds"] = -1
     if case.query:
