@@ -183,13 +183,13 @@ class BackgroundProcess:
 
     def output(self, *, follow: bool = False) -> CommandStream:
         """Return its output so far; with follow until its end too."""
-        query = {"follow": follow, "log": True}
+        query = {"follow": follow, "log": True, "encoding": "base64"}
         stream = self._vm.open("GET", "processes", self.id, "output", query=query, headers=NDJSON, timeout=QUIET_TIMEOUT)
         return CommandStream(stream, None)
 
     def wait(self, timeout: float | None = None) -> CommandResult:
         """Wait for its end. Where timeout passes first it goes on, and OperationTimeoutError is raised."""
-        query = {"follow": True, "log": True}
+        query = {"follow": True, "log": True, "encoding": "base64"}
         stream = self._vm.open("GET", "processes", self.id, "output", query=query, headers=NDJSON, timeout=timeout)
         with CommandStream(stream, None) as lines:
             return lines.wait()

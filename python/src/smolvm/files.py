@@ -91,6 +91,7 @@ class Files:
                     tar.add(os.path.join(local, name), arcname=name)
             packed.seek(0)
             query = {"dir": path, "owner": owner}
+            self.mkdir(path)
             with self._vm.open("PUT", "files", "archive", body=packed, query=query, headers=TAR, timeout=COPY_TIMEOUT):
                 pass
 
@@ -120,7 +121,8 @@ class Files:
         return True
 
     def mkdir(self, path: str, *, mode: int | None = None, owner: str | None = None, parents: bool = True) -> None:
-        body: dict[str, Any] = {"path": path, "mode": mode, "owner": owner, "parents": parents}
+        octal = None if mode is None else f"{mode:o}"
+        body: dict[str, Any] = {"path": path, "mode": octal, "owner": owner, "parents": parents}
         self._vm.call("POST", "files", "mkdir", body={k: v for k, v in body.items() if v is not None})
 
     def remove(self, path: str, *, recursive: bool = False, force: bool = False) -> None:

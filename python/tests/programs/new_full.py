@@ -41,7 +41,7 @@ try:
     else:
         raise AssertionError("it ran")
     assert vm.run("true", shell="raw").ok and guard.log == [("true", 0)]
-    assert not vm.run("curl -s -m 5 http://example.com").ok
+    assert not vm.run("curl -fs -m 5 http://example.com").ok
 
     with tempfile.TemporaryDirectory() as dir:
         source = Path(dir, "page.html")
