@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/smolvm/smolvm"
 	"github.com/smolvm/smolvm/internal/testenv"
 	"github.com/smolvm/smolvm/internal/testenv/model"
 )
@@ -117,6 +118,14 @@ func openaiAgentsRows(t *testing.T) []example {
 			script: ask("run_command", args{"command": where}),
 		}),
 		row(example{
+			way: "package", program: "openai_agents_sandbox.py", want: []string{"boot=", "the page says: hello", "the file is back: hello"},
+			script: []model.Step{
+				model.Use("exec_command", args{"cmd": "cat task.md && echo hello > index.html && (setsid python3 -m http.server 8000 >/dev/null 2>&1 &)"}),
+				model.Use("exec_command", args{"cmd": "until curl -sf localhost:8000 >/dev/null; do sleep 0.2; done; " + where}),
+				model.Say("It runs. " + model.Result),
+			},
+		}),
+		row(example{
 			way: "MCP", program: "openai_agents_mcp.py", want: []string{"hello from boot="},
 			script: []model.Step{
 				model.Use("write_file", args{"path": "/root/hello.py", "content": "print('hello from boot=' + open('/proc/sys/kernel/random/boot_id').read())"}),
@@ -167,6 +176,15 @@ func plainRows(t *testing.T) []example {
 				model.Use("run_command", args{"command": "echo began; sleep 300", "timeout": 2}), model.Say("It took longer: " + model.Result),
 			},
 		}),
+		row("none", "requirements-openai-agents.txt", "openai", example{
+			way: "package", program: "long_running.py", want: []string{"visits: 1"}, check: keptUntilRemoved,
+		}),
+		row("none", "requirements-openai-agents.txt", "openai", example{
+			way: "package", program: "best_practices.py", want: []string{
+				"removed after an exception", "still sleeping: 0", "out of time, having said: started", "stage: test",
+				"the token is inside: False", "kept of the output: 1000 cut: True", "not_found: ",
+			},
+		}),
 		row("none (mcp)", "requirements-openai-agents.txt", "mcp", example{
 			way: "MCP", program: "generic_mcp.py", want: []string{"one, and no more"},
 			script: []model.Step{
@@ -184,4 +202,17 @@ func plainRows(t *testing.T) []example {
 func number(text string) int {
 	n, _ := strconv.Atoi(regexp.MustCompile(`[0-9]+`).FindString(text))
 	return n
+}
+
+// keptUntilRemoved checks that the one sandbox of an example outlived its program
+// and has a limit, and removes it.
+func keptUntilRemoved(t *testing.T, w *frameworkWorld, _ *model.Model) {
+	list := must[[]smolvm.Info](t)(w.client.List(t.Context(), smolvm.ListOptions{}))
+	if len(list) != 1 || list[0].IdleTimeoutSeconds == 0 {
+		t.Fatalf("not one sandbox with a limit: %+v", list)
+	}
+	sb := must[*smolvm.Sandbox](t)(w.client.Get(t.Context(), list[0].ID))
+	if err := sb.Remove(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
