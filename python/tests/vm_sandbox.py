@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import io
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -421,7 +422,17 @@ class Lives(unittest.TestCase):
 
 
 class Programs(unittest.TestCase):
-    """Programs of both generations, each in an interpreter of its own."""
+    """Programs of both generations, and the guide's, each in an interpreter of its own."""
+
+    def test_guide(self):
+        before = names()
+        guide = Path(__file__).parents[2] / "docs" / "guides" / "python.md"
+        blocks = re.findall(r"^```python\n(.*?)^```$", guide.read_text(), re.M | re.S)
+        self.assertGreater(len(blocks), 2)
+        for block in blocks:
+            done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, timeout=600)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertEqual(names(), before)
 
     def test_programs(self):
         before = names()
