@@ -19,8 +19,9 @@ import (
 	"github.com/smolvm/smolvm/internal/apikey"
 )
 
-// maxImage bounds a picture that is shown to a model.
-const maxImage = 3 << 20
+// maxImage bounds a picture that is shown to a model. The Python client takes messages
+// of at most 1 MiB over HTTP, and a picture grows by a third on its way.
+const maxImage = 512 << 10
 
 func (s *Server) addFiles() {
 	add(s, tool[readIn, readOut]{

@@ -26,14 +26,14 @@ const (
 	resNetwork   = "network-log"
 	resFile      = "file"
 
-	maxResource  = 1 << 20
+	maxResource  = 512 << 10 // see maxImage
 	consoleLines = 1000
 )
 
 func (s *Server) addResources() {
 	for _, t := range []*mcp.ResourceTemplate{
 		{Name: "file", Title: "File of a sandbox", URITemplate: resourceBase + "{sandbox}/" + resFile + "{+path}",
-			Description: "A file of a sandbox, by its absolute path. At most 1 MiB; larger ones are read in parts by the tool read_file."},
+			Description: "A file of a sandbox, by its absolute path. At most 512 KiB; larger ones are read in parts by the tool read_file."},
 		{Name: resConsole, Title: "Console of a sandbox", URITemplate: resourceBase + "{sandbox}/" + resConsole,
 			Description: "The last lines of the kernel's console.", MIMEType: "text/plain"},
 		{Name: resNetwork, Title: "Network log of a sandbox", URITemplate: resourceBase + "{sandbox}/" + resNetwork,
