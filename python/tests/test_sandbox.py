@@ -210,6 +210,19 @@ class Making(Stub):
             self.vm(vm_id="web", memory=512).start()
         self.assertEqual(self.seen[-1][:2], ("POST", "/v1/sandboxes"))
 
+    def test_a_start_that_is_given_up_is_undone(self):
+        self.routes["POST /v1/sandboxes"] = lambda request: request.hangs_up() and None
+        vm = self.vm()
+        self.routes[f"DELETE /v1/sandboxes/{vm.vm_id}"] = (204, None)
+        with self.assertRaises(errors.OperationTimeoutError):
+            vm.start(boot_timeout=0.1)
+        self.assertEqual(self.seen[-1][0], "DELETE")
+        vm = self.vm()
+        self.routes[f"DELETE /v1/sandboxes/{vm.vm_id}"] = (204, None)
+        with self.assertRaises(asyncio.TimeoutError):
+            asyncio.run(asyncio.wait_for(vm.async_start(), 0.1))
+        self.assertEqual(self.seen[-1][:2], ("DELETE", f"/v1/sandboxes/{vm.vm_id}"))
+
     def test_from_id(self):
         self.routes["GET /v1/sandboxes/web"] = {"id": "ID", "name": "web", "state": "stopped", "memory_mib": 512, "cpus": 1}
         for vm in [smolvm.SmolVM.from_id("web", client=self.client), self.vm(vm_id="web")]:

@@ -18,9 +18,11 @@ from typing import Any, TypeVar
 from .client import Client
 from .compat import Options, limits, spec_of
 from .errors import (
+    Cancelled,
     ConflictError,
     GatewayError,
     NotFoundError,
+    OperationTimeoutError,
     SmolVMError,
     VMAlreadyExistsError,
     VMNotFoundError,
@@ -224,7 +226,7 @@ class Core:
                 raise
             raise VMAlreadyExistsError(self.vm_id, recovery=e.recovery, request_id=e.request_id) from None
         except BaseException as e:
-            if not isinstance(e, SmolVMError) or isinstance(e, GatewayError):
+            if not isinstance(e, SmolVMError) or isinstance(e, (Cancelled, GatewayError, OperationTimeoutError)):
                 self._abandon(spec["name"])
             raise
 

@@ -7,7 +7,6 @@ state directory. One that is started here ends by itself when nobody uses it.
 from __future__ import annotations
 
 import http.client
-import importlib.metadata
 import json
 import os
 import select
@@ -55,6 +54,8 @@ def find_binary() -> str:
 
 def _shipped() -> list[Path]:
     """Return where a wheel that carries the program has put it."""
+    import importlib.metadata  # takes longer than all that most programs do with this module
+
     here = Path(__file__).parent
     paths = [here / "bin" / "smolvm", here.parent / "bin" / "smolvm"]
     try:
