@@ -113,7 +113,7 @@ func (t target) ours(h http.Header, name, host string) {
 	}
 	u.RawQuery = withoutToken(u.RawQuery)
 	path := u.EscapedPath()
-	if strings.EqualFold(u.Host, host) && strings.HasPrefix(path, t.prefix) {
+	if strings.EqualFold(u.Host, host) && (name == "Origin" || strings.HasPrefix(path, t.prefix)) {
 		u.Scheme, u.Host = "http", t.local()
 		u.Path, u.RawPath = strings.TrimPrefix(u.Path, t.prefix), strings.TrimPrefix(u.RawPath, t.prefix)
 	}

@@ -259,6 +259,7 @@ func relayDial(st *mux.Stream, work guest.Stream) {
 				return
 			}
 			if err != nil || work.Send(guest.Kind(k), p) != nil {
+				work.Close()
 				return
 			}
 		}
