@@ -61,13 +61,33 @@ func sh(t testing.TB, sb *smolvm.Sandbox, line string) string {
 	return strings.TrimSuffix(string(res.Stdout), "\n")
 }
 
-// TestVMSandbox boots one sandbox and uses it in every way the SDK has.
+// behindGateway returns a client of the same sandboxes by way of a gateway.
+func behindGateway(t testing.TB, c *smolvm.Client) *smolvm.Client {
+	t.Helper()
+	return &smolvm.Client{BaseURL: testenv.Serve(t, c.Home)}
+}
+
+// TestVMSandbox boots one sandbox and uses all that the SDK has, on this machine and
+// by way of a gateway.
 func TestVMSandbox(t *testing.T) {
 	c := client(t)
 	sb := sandbox(t, c, smolvm.Spec{
 		Name: "web", CPUs: 2, MemoryMiB: 512, DiskMiB: 1024,
 		Env: map[string]string{"COLOR": "blue", "EMPTY": ""}, Labels: map[string]string{"team": "a"},
 	})
+	t.Run("this machine", func(t *testing.T) { testSandbox(t, c, sb) })
+	if t.Failed() {
+		return
+	}
+	must[api.EnvChanged](t)(sb.ChangeEnv(t.Context(), api.EnvChange{
+		Set: map[string]string{"COLOR": "blue", "EMPTY": ""}, Unset: []string{"NEW", "LATE"},
+	}))
+	far := behindGateway(t, c)
+	t.Run("behind a gateway", func(t *testing.T) { testSandbox(t, far, must[*smolvm.Sandbox](t)(far.Get(t.Context(), "web"))) })
+}
+
+// testSandbox leaves the sandbox running under its name, with another environment.
+func testSandbox(t *testing.T, c *smolvm.Client, sb *smolvm.Sandbox) {
 	t.Run("info", func(t *testing.T) { testInfo(t, c, sb) })
 	t.Run("limits are the guest's", func(t *testing.T) { testSizes(t, sb) })
 	t.Run("commands", func(t *testing.T) { testCommands(t, sb) })

@@ -41,7 +41,7 @@ func TestScripts(t *testing.T) {
 // TestVMScripts runs the scripts that boot machines, one after the other.
 func TestVMScripts(t *testing.T) {
 	binary := testenv.Binary(t)
-	testscript.RunT(serial{t}, testscript.Params{
+	params := testscript.Params{
 		Dir:                 "testdata/vm",
 		RequireExplicitExec: true,
 		Cmds:                scriptCommands,
@@ -51,7 +51,20 @@ func TestVMScripts(t *testing.T) {
 			env.Setenv("PATH", filepath.Dir(binary)+":"+env.Getenv("PATH"))
 			return nil
 		},
-	})
+	}
+	testscript.RunT(serial{t}, params)
+
+	// Some of them again, by way of a gateway, and what cannot be done that way.
+	here := params.Setup
+	params.Dir, params.Files = "", []string{"testdata/vm/diff.txtar", "testdata/gateway.txtar"}
+	params.Setup = func(env *testscript.Env) error {
+		if err := here(env); err != nil {
+			return err
+		}
+		env.Setenv("SMOLVM_URL", testenv.Serve(env.T().(serial).T, env.Getenv("SMOLVM_HOME")))
+		return nil
+	}
+	t.Run("behind a gateway", func(t *testing.T) { testscript.RunT(serial{t}, params) })
 }
 
 // serial is a test whose scripts do not run side by side: two machines at once
@@ -201,7 +214,8 @@ func lasting(home string) string {
 func leftovers(home string) string {
 	var b bytes.Buffer
 	for _, p := range testenv.Processes(home) {
-		if p.PID != os.Getpid() {
+		serves := len(p.Args) > 1 && p.Args[1] == "serve" // the test's own gateway
+		if p.PID != os.Getpid() && !serves {
 			fmt.Fprintf(&b, " process %v", p)
 		}
 	}

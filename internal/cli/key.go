@@ -34,6 +34,9 @@ Only hashes of keys are stored. A key that is revoked ends at once.`,
 
 // apiKeys opens the keys of this state directory.
 func apiKeys() (*apikey.Store, error) {
+	if err := thisMachine("work with keys"); err != nil {
+		return nil, err
+	}
 	s, err := store.Open("")
 	if err != nil {
 		return nil, err

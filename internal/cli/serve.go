@@ -67,6 +67,9 @@ the routes.`,
 }
 
 func (a *app) serve(ctx context.Context, f *serveFlags) (outcome, error) {
+	if err := thisMachine("serve"); err != nil {
+		return outcome{}, err
+	}
 	s, err := store.Open("")
 	if err != nil {
 		return outcome{}, err
