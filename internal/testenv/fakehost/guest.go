@@ -227,6 +227,10 @@ func relay(st *mux.Stream, session *guest.Session, op guest.Op, req wire.Raw) {
 		relayDial(st, work)
 		return
 	}
+	go func() { // the one below may be waiting for work that takes nothing
+		st.AwaitEnd()
+		work.Close()
+	}()
 	go func() {
 		defer work.Close()
 		for {
