@@ -40,8 +40,7 @@ install: build
 ## wheel: a Python package in dist/ that carries the program
 wheel: build
 	@mkdir -p dist
-	SMOLVM_WHEEL_BIN=$(CURDIR)/$(BIN) python3 -m pip wheel -q --no-index --no-deps -w dist ./python
-	@ls dist/*.whl
+	@SMOLVM_WHEEL_BIN=$(CURDIR)/$(BIN) PYTHONPATH=python/backend python3 -B -c 'import smolvm_build; print("dist/" + smolvm_build.build_wheel("dist"))'
 
 # What tests and measurements need beyond Go: QEMU, a kernel, the default image.
 ready: build
