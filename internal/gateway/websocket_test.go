@@ -65,8 +65,8 @@ func (s *socket) started() int {
 	return e.PID
 }
 
-// until reads output until it holds what is wanted.
-func (s *socket) until(want string) {
+// until reads output until it holds what is wanted, and returns it.
+func (s *socket) until(want string) string {
 	s.Helper()
 	var out strings.Builder
 	for !strings.Contains(out.String(), want) {
@@ -76,6 +76,7 @@ func (s *socket) until(want string) {
 		}
 		out.Write(b[1:])
 	}
+	return out.String()
 }
 
 // rest reads to the end.
@@ -119,8 +120,9 @@ func TestWebSocket(t *testing.T) {
 	s.until("11 22")
 	s.say(gateway.ExecMessage{Resize: &gateway.ExecSize{Rows: 33, Cols: 44}})
 	s.input("go\n")
-	s.until("33 44")
-	s.until("ready")
+	if out := s.until("ready"); !strings.Contains(out, "33 44") {
+		t.Errorf("%q", out)
+	}
 	s.say(gateway.ExecMessage{Signal: "usr1"})
 	if out, _, last, _ := s.rest(); !strings.Contains(out, "caught") || last.Ended == nil || last.Ended.ExitCode != 5 {
 		t.Errorf("%q, %+v", out, last)
