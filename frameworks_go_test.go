@@ -89,7 +89,7 @@ func (g goPrograms) rows() []example {
 		g.row("anthropic", anthropicGo, example{
 			framework: "anthropic-sdk-go", way: "HTTP", want: []string{"boot="}, script: ask("run_command", args{"command": where}),
 			command: func(t *testing.T, w *frameworkWorld, e example) *exec.Cmd {
-				return &exec.Cmd{Env: []string{"SMOLVM_URL=" + gatewayOf(t, w)}}
+				return &exec.Cmd{Env: []string{"SMOLVM_URL=" + gatewayOf(t, w)[0]}}
 			},
 		}),
 		g.row("langchaingo", "github.com/tmc/langchaingo", example{
@@ -120,10 +120,10 @@ func (g goPrograms) rows() []example {
 }
 
 // gatewayOf starts a gateway over a world's sandboxes, which ends with the test, and
-// returns its URL.
-func gatewayOf(t *testing.T, w *frameworkWorld) string {
+// returns its URLs: that of its socket, then those of TCP.
+func gatewayOf(t *testing.T, w *frameworkWorld, flags ...string) []string {
 	t.Helper()
-	cmd := exec.Command(w.client.Binary, "serve", "--json")
+	cmd := exec.Command(w.client.Binary, append([]string{"serve", "--json"}, flags...)...)
 	cmd.Env, cmd.Stderr = w.env, os.Stderr
 	out := must[io.ReadCloser](t)(cmd.StdoutPipe())
 	if err := cmd.Start(); err != nil {
@@ -140,5 +140,5 @@ func gatewayOf(t *testing.T, w *frameworkWorld) string {
 	if err := json.Unmarshal([]byte(line), &ready); err != nil || len(ready.URLs) == 0 {
 		t.Fatalf("serve says %q: %v", line, err)
 	}
-	return ready.URLs[0]
+	return ready.URLs
 }

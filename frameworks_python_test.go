@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/smolvm/smolvm"
@@ -36,9 +37,21 @@ func pythonRow(t *testing.T, requirements, pkg string, e example) example {
 		}
 		cmd := exec.Command(testenv.Python(t, file), e.program)
 		cmd.Env = []string{"PYTHONPATH=" + source, "PYTHONDONTWRITEBYTECODE=1", "OPENAI_AGENTS_DISABLE_TRACING=1"}
+		if e.env != nil {
+			cmd.Env = append(cmd.Env, e.env(t, w)...)
+		}
 		return cmd
 	}
 	return e
+}
+
+// gatewayWithKey starts a gateway on TCP and makes a key for it.
+func gatewayWithKey(t *testing.T, w *frameworkWorld) []string {
+	key := exec.Command(w.client.Binary, "key", "create", "--scope", "manage")
+	key.Env, key.Stderr = w.env, os.Stderr
+	secret := strings.TrimSpace(string(must[[]byte](t)(key.Output())))
+	urls := gatewayOf(t, w, "--listen", "127.0.0.1:0", "--socket", filepath.Join(t.TempDir(), "api.sock"))
+	return []string{"SMOLVM_URL=" + urls[len(urls)-1], "SMOLVM_API_KEY=" + secret}
 }
 
 // pinned returns the version of a package in a requirements file.
@@ -79,6 +92,10 @@ func agentorRows(t *testing.T) []example {
 		row(example{
 			way: "package", program: "agentor_shell.py", want: []string{"It said:", "boot="},
 			script: ask("run", args{"request": args{"command": where, "working_directory": "/tmp", "env": args{"A": "b"}, "timeout_ms": 20000}}),
+		}),
+		row(example{
+			way: "MCP", program: "agentor_mcp.py", want: []string{"1267650600228229401496703205376"}, env: gatewayWithKey,
+			script: ask("run_code", args{"language": "python", "code": "print(2**100)"}),
 		}),
 	}
 }

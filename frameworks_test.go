@@ -28,6 +28,9 @@ const frameworksDoc = "docs/frameworks.md"
 // first time and the machines are emulated.
 const exampleTimeout = 5 * time.Minute
 
+// goneTimeout is how long sandboxes may outlive the program that they are tied to.
+const goneTimeout = 20 * time.Second
+
 // example is a program for a framework, and a row of the table.
 type example struct {
 	framework string // as its makers write it
@@ -41,6 +44,8 @@ type example struct {
 	want []string
 	// command makes the program's command in a world; its environment is added to.
 	command func(t *testing.T, w *frameworkWorld, e example) *exec.Cmd
+	// env adds to the program's environment, where set.
+	env func(t *testing.T, w *frameworkWorld) []string
 	// check looks further at what the model was asked.
 	check func(t *testing.T, w *frameworkWorld, m *model.Model)
 }
@@ -160,12 +165,31 @@ func within(ctx context.Context, cmd *exec.Cmd) *exec.Cmd {
 }
 
 // noSandboxes waits until what a program has made is gone: its gateway hears of its
-// end a moment later.
+// end a moment later. What stays fails the test, and is removed for the next one.
 func noSandboxes(t *testing.T, c *smolvm.Client) {
 	t.Helper()
-	eventually(t, func() bool {
-		return len(must[[]smolvm.Info](t)(c.List(context.Background(), smolvm.ListOptions{}))) == 0
-	})
+	ctx, cancel := context.WithTimeout(context.Background(), goneTimeout)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		list := must[[]smolvm.Info](t)(c.List(context.Background(), smolvm.ListOptions{}))
+		if len(list) == 0 {
+			return
+		}
+		select {
+		case <-tick.C:
+			continue
+		case <-ctx.Done():
+		}
+		for _, info := range list {
+			t.Errorf("left behind: %+v", info)
+			if sb, err := c.Get(context.Background(), info.ID); err == nil {
+				sb.Remove(context.Background())
+			}
+		}
+		return
+	}
 }
 
 // compareTable compares a language's rows with the table, or writes them into it.

@@ -9,7 +9,7 @@ from agentor import Agentor
 from agentor.runtime import SmolVMRuntime
 from agentor.tools.shell import ShellTool
 
-runtime = SmolVMRuntime(timeout=60, memory=512, disk_size=1024)
+runtime = SmolVMRuntime(timeout=60, memory=512, disk_size=1024, ephemeral=True)
 try:
     agent = Agentor(
         name="Engineer",
@@ -21,6 +21,6 @@ try:
     result = agent.run("Count the words of /etc/os-release.")
     print(result.final_output)
 finally:
-    # Agentor stops the machine and never deletes it. smolvm removes it when this
-    # program ends, and an hour after its last use in any case.
+    # Agentor stops the machine and never deletes it. An ephemeral one is removed when
+    # it is stopped or this program ends; any other an hour after its last use.
     runtime.close()
