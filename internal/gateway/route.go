@@ -119,6 +119,10 @@ func (s *Server) responses(o op) map[string]*huma.Response {
 	for _, status := range slices.Compact(failures) {
 		out[strconv.Itoa(status)] = s.failureResponse(status)
 	}
+	// Of net/http itself, before any route is looked for.
+	out["431"] = &huma.Response{Description: "The request's head is too large", Content: map[string]*huma.MediaType{
+		typeText: {Schema: &huma.Schema{Type: huma.TypeString}},
+	}}
 	if o.Answers != nil {
 		status := max(o.Status, http.StatusOK)
 		if o.Status == http.StatusSwitchingProtocols {
