@@ -190,7 +190,7 @@ func plainRows(t *testing.T) []example {
 			way: "package", program: "generic_tool.py", want: []string{"took longer", "began"},
 			script: []model.Step{
 				model.Use("run_command", args{"command": "uname -s; " + where}),
-				model.Use("run_command", args{"command": "echo began; sleep 300", "timeout": 2}), model.Say("It took longer: " + model.Result),
+				model.Use("run_command", args{"command": "echo began; sleep 300", "timeout": 10}), model.Say("It took longer: " + model.Result),
 			},
 		}),
 		row("none", "requirements-openai-agents.txt", "openai", example{

@@ -33,7 +33,7 @@ async def removed_when_cancelled() -> None:
 def a_timeout_on_every_call() -> None:
     with SmolVM(memory=512) as vm:
         try:
-            vm.run("echo started; sleep 1000", timeout=2)
+            vm.run("echo started; sleep 1000", timeout=10)
         except OperationTimeoutError as e:
             print("out of time, having said:", e.stdout.strip())
 
