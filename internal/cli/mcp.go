@@ -21,17 +21,17 @@ func (a *app) newMCP() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "mcp",
 		Short: "Give sandboxes to a model by the Model Context Protocol",
-		Long: `Serve one client of the Model Context Protocol on standard input and output. Clients
-such as Claude Code start this themselves; smolvm mcp install says it to them.
+		Long: `Serve one client of the Model Context Protocol on standard input and output.
+Clients such as Claude Code start this themselves; smolvm mcp install tells them.
 
 The model gets tools to make sandboxes, run commands and code in them, read and
-write their files, expose their ports, save them and go back. The first tool that
-needs a sandbox makes one. Sandboxes end with the client, however it ends, but those
-that the model asks to be kept.
+write their files, expose their ports, save them and go back. The first tool
+that needs a sandbox makes one. Sandboxes end with the client, however it ends,
+but those that the model asks to be kept.
 
-Flags say what sandboxes are made of where the model does not say. What they reach
-and what folders they see is up to these flags alone: a model can ask for less. With
-SMOLVM_URL set, the sandboxes are those behind that gateway.`,
+Flags say what sandboxes are made of where the model does not say. What they
+reach and what folders they see is up to these flags alone: a model can ask for
+less. With SMOLVM_URL set, the sandboxes are those behind that gateway.`,
 		Example: `  smolvm mcp install claude --write
   smolvm mcp --memory 2G --allow @pypi --allow github.com
   smolvm mcp --network none --mount .:/project:ro`,

@@ -44,13 +44,14 @@ func (a *app) newMCPInstall() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "install CLIENT [-- FLAG...]",
 		Short: "Tell a client how to start smolvm mcp",
-		Long: `Print what has to stand in a client's configuration so that it starts smolvm mcp, and
-in which file. With --write it is put there: the rest of the file stays as it is, and
-what it was is kept beside it. CLIENT is claude (Claude Code), cursor, vscode or codex.
-Flags after -- are flags of smolvm mcp.
+		Long: `Print what has to stand in a client's configuration so that it starts smolvm
+mcp, and in which file. With --write it is put there: the rest of the file stays
+as it is, and a copy of what it was is kept beside it. CLIENT is claude (Claude
+Code), cursor, vscode or codex. Flags after -- are flags of smolvm mcp.
 
-SMOLVM_HOME and SMOLVM_URL are taken along where they are set here. SMOLVM_API_KEY
-is not: a key does not belong in such a file. Set it where the client starts.`,
+SMOLVM_HOME and SMOLVM_URL are taken along where they are set here.
+SMOLVM_API_KEY is not: a key does not belong in such a file. Set it where the
+client starts.`,
 		Example: `  smolvm mcp install claude --write
   smolvm mcp install cursor
   smolvm mcp install vscode --project --write
