@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -26,11 +27,11 @@ type SecretStatus struct {
 	Ready bool `json:"ready"`
 }
 
-var secretNameRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
+var secretNameRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`) })
 
 // CheckSecretName refuses what cannot name a secret.
 func CheckSecretName(name string) error {
-	if !secretNameRE.MatchString(name) {
+	if !secretNameRE().MatchString(name) {
 		return Errorf(Invalid, "secret: %.80q cannot name an environment variable", name).
 			WithRecovery("Use letters, digits and underscores, such as API_KEY.")
 	}
@@ -72,7 +73,7 @@ func (s Secret) checkValue() error {
 	return nil
 }
 
-var hostLabelRE = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?$`)
+var hostLabelRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?$`) })
 
 func checkSecretHost(secret, host string) error {
 	name, below := strings.CutPrefix(strings.ToLower(host), "*.")
@@ -81,7 +82,7 @@ func checkSecretHost(secret, host string) error {
 	switch {
 	case isAddr == nil:
 		return Errorf(Invalid, "secret %s: %q is an address, and no name that a server could be verified for", secret, host)
-	case len(name) > 253, slices.ContainsFunc(labels, func(l string) bool { return !hostLabelRE.MatchString(l) }):
+	case len(name) > 253, slices.ContainsFunc(labels, func(l string) bool { return !hostLabelRE().MatchString(l) }):
 		return Errorf(Invalid, "secret %s: %.80q is no host name", secret, host).
 			WithRecovery("Use exact names such as api.example.com, or *.example.com for all below.")
 	case below && len(labels) < 2:

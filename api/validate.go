@@ -3,6 +3,7 @@ package api
 import (
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 )
@@ -10,11 +11,11 @@ import (
 // NamePattern is what a sandbox's name looks like.
 const NamePattern = `[a-z0-9][a-z0-9-]{0,62}`
 
-var nameRE = regexp.MustCompile(`^` + NamePattern + `$`)
+var nameRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^` + NamePattern + `$`) })
 
 // CheckName refuses what cannot be a sandbox's name.
 func CheckName(name string) error {
-	if !nameRE.MatchString(name) {
+	if !nameRE().MatchString(name) {
 		return Errorf(Invalid, "name %.80q is not valid", name).
 			WithRecovery("Use 1 to 63 lower-case letters, digits and dashes, not starting with a dash.")
 	}

@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/smolvm/smolvm/api"
 )
@@ -36,11 +37,11 @@ USER ` + User + "\n"
 
 // versionRE keeps what else npm would take for a version away from it: a path, an
 // address, a flag.
-var versionRE = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$`)
+var versionRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$`) })
 
 // Check refuses a version that is none. Class Invalid.
 func (r Recipe) Check() error {
-	if !versionRE.MatchString(r.version()) {
+	if !versionRE().MatchString(r.version()) {
 		return api.Errorf(api.Invalid, "version %.80q of %s is no exact version", r.Version, r.Preset.Name).
 			WithRecovery("Give all three numbers, such as %s.", r.Preset.Version)
 	}

@@ -93,9 +93,9 @@ func Open(path string) *Store { return &Store{path: path} }
 const tokenPrefix = "smolvm_"
 
 // tokenRE is what a token looks like: prefix, id, secret.
-var tokenRE = regexp.MustCompile(`^smolvm_([a-z2-7]{8})_[a-z2-7]{52}$`)
+var tokenRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^smolvm_([a-z2-7]{8})_[a-z2-7]{52}$`) })
 
-var nameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+var nameRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`) })
 
 // Create makes a key. The token is what its holder sends; it is nowhere else.
 // Class Conflict where the name is taken.
@@ -134,7 +134,7 @@ func (s *Store) Create(o Options) (Key, string, error) {
 
 func (k Key) check(ttl time.Duration) error {
 	switch {
-	case !nameRE.MatchString(k.Name):
+	case !nameRE().MatchString(k.Name):
 		return api.Errorf(api.Invalid, "key name %.80q is not valid", k.Name).
 			WithRecovery("Use 1 to %d letters, digits, dots, dashes and underscores, beginning with a letter or digit.", MaxName)
 	case !slices.Contains(Scopes(), k.Scope):
@@ -180,7 +180,7 @@ var ErrUnknown = errors.New("the key is not known, or has expired")
 // Verify returns the key that a token is of, or ErrUnknown, or why the keys cannot
 // be read.
 func (s *Store) Verify(token string) (Key, error) {
-	m := tokenRE.FindStringSubmatch(token)
+	m := tokenRE().FindStringSubmatch(token)
 	if m == nil {
 		return Key{}, ErrUnknown
 	}

@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"go/token"
 	"path"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -167,4 +168,34 @@ func TestOnlyMainExits(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestPatternsWait keeps regular expressions out of what runs before main: each
+// command would pay for all of them, and they were a third of that time.
+func TestPatternsWait(t *testing.T) {
+	for _, p := range ours(t) {
+		for _, s := range p.sources(t, false) {
+			for _, d := range s.file.Decls {
+				g, ok := d.(*ast.GenDecl)
+				if !ok {
+					continue
+				}
+				for _, spec := range g.Specs {
+					v, ok := spec.(*ast.ValueSpec)
+					if ok && slices.ContainsFunc(v.Values, compiles) {
+						t.Errorf("%s: compile it at its first use, by sync.OnceValue", s.fset.Position(v.Pos()))
+					}
+				}
+			}
+		}
+	}
+}
+
+func compiles(e ast.Expr) bool {
+	call, ok := e.(*ast.CallExpr)
+	if !ok {
+		return false
+	}
+	sel, ok := call.Fun.(*ast.SelectorExpr)
+	return ok && exprName(sel.X) == "regexp"
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -67,14 +68,14 @@ client starts.`,
 	return cmd
 }
 
-var serverNameRE = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+var serverNameRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`) })
 
 func (a *app) mcpInstall(o *mcpInstallFlags, client string, flags []string) (outcome, error) {
 	c, err := clients.Find(client)
 	if err != nil {
 		return outcome{}, err
 	}
-	if !serverNameRE.MatchString(o.as) {
+	if !serverNameRE().MatchString(o.as) {
 		return outcome{}, usagef("--as %.80q: a name is made of letters, digits, - and _", o.as)
 	}
 	// A mistake in them would show only when the client starts the server.

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/smolvm/smolvm/api"
@@ -55,7 +56,7 @@ func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 const headerRequestID = "X-Request-Id"
 
-var requestIDRE = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+var requestIDRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`) })
 
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -65,7 +66,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.metrics.under.Dec()
 	start := time.Now()
 	x := &exchange{id: r.Header.Get(headerRequestID), w: w, host: r.Host}
-	if !requestIDRE.MatchString(x.id) {
+	if !requestIDRE().MatchString(x.id) {
 		x.id = strings.ToLower(rand.Text())
 	}
 	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))

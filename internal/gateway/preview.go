@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/smolvm/smolvm/api"
@@ -165,7 +166,7 @@ func (s *Server) previewByPath(w http.ResponseWriter, r *http.Request) {
 	port, err := strconv.ParseUint(r.PathValue("port"), 10, 16)
 	t.port, t.prefix = int(port), previewPath+t.id+"/"+r.PathValue("port")
 	// The prefix is compared with paths as they were sent: nothing in it is to need escapes.
-	if err != nil || port == 0 || strconv.Itoa(t.port) != r.PathValue("port") || !plainRef.MatchString(t.id) {
+	if err != nil || port == 0 || strconv.Itoa(t.port) != r.PathValue("port") || !plainRef().MatchString(t.id) {
 		s.fail(w, r, api.Errorf(api.NotFound, "preview %.200q: it names no port of a sandbox", r.URL.Path))
 		return
 	}
@@ -177,7 +178,7 @@ func (s *Server) previewByPath(w http.ResponseWriter, r *http.Request) {
 	s.preview(w, r, t)
 }
 
-var plainRef = regexp.MustCompile(`^[a-z0-9-]{1,63}$`)
+var plainRef = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9-]{1,63}$`) })
 
 func query(raw string) string {
 	if raw == "" {

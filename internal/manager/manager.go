@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/smolvm/smolvm/api"
@@ -74,12 +75,12 @@ func (m *Manager) create(ctx context.Context, c control.Create) (*Handle, error)
 // minPrefix is the shortest beginning of an id that names a sandbox.
 const minPrefix = 4
 
-var refRE = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+var refRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`) })
 
 // Get finds a sandbox by id, name or unique beginning of an id.
 func (m *Manager) Get(ctx context.Context, ref string) (*Handle, error) {
 	// Before it becomes part of a path.
-	if !refRE.MatchString(ref) {
+	if !refRE().MatchString(ref) {
 		return nil, notFound(ref)
 	}
 	id, err := m.resolve(ref)

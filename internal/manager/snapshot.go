@@ -48,7 +48,7 @@ func (m *Manager) Snapshot(_ context.Context, name string) (api.Snapshot, error)
 }
 
 func (m *Manager) openSnapshot(name string) (*point.Point, error) {
-	if !refRE.MatchString(name) { // before it becomes part of a path
+	if !refRE().MatchString(name) { // before it becomes part of a path
 		return nil, point.NoSnapshot(name)
 	}
 	key, err := m.key()
@@ -65,7 +65,7 @@ func (m *Manager) openSnapshot(name string) (*point.Point, error) {
 
 // RemoveSnapshot removes a snapshot, also one that was altered.
 func (m *Manager) RemoveSnapshot(_ context.Context, name string) error {
-	if !refRE.MatchString(name) {
+	if !refRE().MatchString(name) {
 		return point.NoSnapshot(name)
 	}
 	dir := m.store.Snapshot(name)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/smolvm/smolvm/api"
@@ -14,7 +15,7 @@ import (
 )
 
 // partRE is what a part's name looks like: it becomes part of a path.
-var partRE = regexp.MustCompile(`^[a-z]{1,16}-[a-z0-9]{26}$`)
+var partRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z]{1,16}-[a-z0-9]{26}$`) })
 
 // readFrom reads, authenticates and checks a manifest.
 func readFrom(key seal.Key, path string, r io.Reader) (*Manifest, error) {
@@ -54,7 +55,7 @@ func parse(path string, doc []byte) (*Manifest, error) {
 		return nil, altered(path, nil)
 	}
 	for _, name := range names {
-		if _, ok := m.Parts[name]; !ok || !partRE.MatchString(name) {
+		if _, ok := m.Parts[name]; !ok || !partRE().MatchString(name) {
 			return nil, altered(path, nil)
 		}
 	}

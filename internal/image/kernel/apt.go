@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
+	"sync"
 
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/image/progress"
@@ -19,7 +20,7 @@ import (
 
 // realImage matches the package that holds a kernel; the one that is asked for
 // only depends on the newest of them.
-var realImage = regexp.MustCompile(`linux-image-[0-9][a-z0-9.+-]*`)
+var realImage = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`linux-image-[0-9][a-z0-9.+-]*`) })
 
 // packageName returns the name under which Debian keeps the newest kernel for
 // virtual machines.
@@ -66,7 +67,7 @@ func download(ctx context.Context, work *store.Scratch, report progress.Func) (d
 			return deb{}, err
 		}
 	}
-	name := realImage.FindString(meta["Depends"])
+	name := realImage().FindString(meta["Depends"])
 	if name == "" {
 		return deb{}, fmt.Errorf("package %s depends on no kernel", packageName())
 	}

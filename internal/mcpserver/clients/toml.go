@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/smolvm/smolvm/api"
 )
@@ -14,7 +15,7 @@ import (
 const tomlServers = "mcp_servers"
 
 // headerRE finds the name of a table.
-var headerRE = regexp.MustCompile(`^\s*\[([^\[\]]+)\]\s*(#.*)?$`)
+var headerRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^\s*\[([^\[\]]+)\]\s*(#.*)?$`) })
 
 // mergeTOML puts a table [mcp_servers.NAME] into TOML: in place of the one that is
 // there and of those below it, else at the end.
@@ -28,7 +29,7 @@ func mergeTOML(old []byte, name string, e Entry) ([]byte, error) {
 	var text tomlText
 	for line := range strings.Lines(string(old)) {
 		if !text.open {
-			if m := headerRE.FindStringSubmatch(line); m != nil {
+			if m := headerRE().FindStringSubmatch(line); m != nil {
 				where = plain(m[1])
 				inside = where == tomlServers+"."+name || strings.HasPrefix(where, tomlServers+"."+name+".")
 				if inside && put < 0 {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // conversation is what a request holds, whatever the API.
@@ -59,7 +60,7 @@ type made struct {
 const epoch = 1767225600
 
 // callID holds the step, so that the next request tells how far its conversation is.
-var callID = regexp.MustCompile(`^call_([0-9]+)_[0-9]+$`)
+var callID = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^call_([0-9]+)_[0-9]+$`) })
 
 func (c conversation) results() []string {
 	var list []string
@@ -78,7 +79,7 @@ func (c conversation) step() int {
 	for _, i := range c.items {
 		switch {
 		case i.kind == call:
-			last, _ := strconv.Atoi(callID.FindStringSubmatch(i.call)[1])
+			last, _ := strconv.Atoi(callID().FindStringSubmatch(i.call)[1])
 			n = last + 1
 		case i.kind == assistant && i.text != "":
 			n++
@@ -93,7 +94,7 @@ func (c conversation) check() error {
 	for _, i := range c.items {
 		switch i.kind {
 		case call:
-			if !callID.MatchString(i.call) {
+			if !callID().MatchString(i.call) {
 				return fmt.Errorf("call %q was not made by this model", i.call)
 			}
 			open[i.call] = true
@@ -111,7 +112,7 @@ func (c conversation) check() error {
 }
 
 // toolName is what the APIs take as a function's name.
-var toolName = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,128}$`)
+var toolName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9_-]{1,128}$`) })
 
 func (c conversation) checkTools() error {
 	seen := map[string]bool{}
@@ -123,7 +124,7 @@ func (c conversation) checkTools() error {
 		if t.kind != "function" {
 			continue
 		}
-		if !toolName.MatchString(t.name) {
+		if !toolName().MatchString(t.name) {
 			return fmt.Errorf("%q is no name of a tool", t.name)
 		}
 		var s struct {
