@@ -181,8 +181,11 @@ func Processes(home string) []Process {
 	return list
 }
 
-// fixed are the entries that every state directory has.
-var fixed = []string{".", "version", "key", "sandboxes", "names", "names/.lock", "snapshots", "pools", "pools/keeper.lock", "tmp"}
+// fixed are the entries that every state directory has, or may have for good.
+var fixed = []string{
+	".", "version", "key", "sandboxes", "names", "names/.lock", "snapshots", "pools", "pools/keeper.lock", "tmp",
+	"api.lock", "api-keys.json", "api-keys.json.lock",
+}
 
 // Files lists everything below a state directory that belongs to sandboxes: all
 // but images, kernels, templates, and the fixed directories and locks.
