@@ -118,29 +118,43 @@ func (s *Server) leaseFor(ctx context.Context, id string, ephemeral bool) (*leas
 	return s.leases.find(id, exchangeOf(ctx).caller.name)
 }
 
-// hold ties sandboxes to a lease (nil: to none). Where it has ended meanwhile they
-// are removed.
-func (s *Server) hold(ctx context.Context, l *lease, boxes ...*smolvm.Sandbox) error {
+// keep ties sandboxes that were just made to a lease (nil: to none) and describes
+// them. Where it cannot, or their maker has gone meanwhile, they are removed: nobody
+// would know of them.
+func (s *Server) keep(ctx context.Context, l *lease, boxes ...*smolvm.Sandbox) ([]api.Sandbox, error) {
+	err := s.hold(l, boxes)
+	list := make([]api.Sandbox, len(boxes))
+	for i, b := range boxes {
+		if err == nil {
+			list[i], err = b.Info(ctx)
+		}
+	}
+	if err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		s.removeAll(ctx, boxes)
+		return nil, err
+	}
+	return list, nil
+}
+
+func (s *Server) hold(l *lease, boxes []*smolvm.Sandbox) error {
 	if l == nil {
 		return nil
 	}
 	s.leases.mu.Lock()
-	ended := l.ended
+	defer s.leases.mu.Unlock()
+	if l.ended {
+		return api.Errorf(api.Unavailable, "the lease has ended").WithCode("lease")
+	}
 	for _, b := range boxes {
-		if ended {
-			break
-		}
 		for _, other := range s.leases.open { // one that is started again changes hands
 			other.boxes = slices.DeleteFunc(other.boxes, func(o *smolvm.Sandbox) bool { return o.ID() == b.ID() })
 		}
 		l.boxes = append(l.boxes, b)
 	}
-	s.leases.mu.Unlock()
-	if !ended {
-		return nil
-	}
-	s.removeAll(ctx, boxes)
-	return api.Errorf(api.Unavailable, "the lease has ended").WithCode("lease")
+	return nil
 }
 
 // endLease removes the sandboxes of a lease.

@@ -110,7 +110,8 @@ func (s *Server) start(ctx context.Context, c *smolvm.Client, in *startInput) (i
 	if err := sb.Start(ctx); err != nil {
 		return info, err
 	}
-	if err := s.hold(ctx, l, sb); err != nil {
+	if err := s.hold(l, []*smolvm.Sandbox{sb}); err != nil {
+		s.removeAll(ctx, []*smolvm.Sandbox{sb})
 		return info, err
 	}
 	return sb.Info(ctx)

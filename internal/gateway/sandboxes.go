@@ -121,10 +121,11 @@ func (s *Server) createSandbox(in *createInput, w http.ResponseWriter, r *http.R
 			if err != nil {
 				return api.Sandbox{}, err
 			}
-			if err := s.hold(r.Context(), l, sb); err != nil {
+			list, err := s.keep(r.Context(), l, sb)
+			if err != nil {
 				return api.Sandbox{}, err
 			}
-			return sb.Info(r.Context())
+			return list[0], nil
 		})
 		return made, MadeLine{Sandbox: &made}, err
 	})

@@ -93,16 +93,7 @@ func (s *Server) fork(ctx context.Context, c *smolvm.Client, id string, o api.Fo
 	if err != nil {
 		return nil, err
 	}
-	if err := s.hold(ctx, l, children...); err != nil {
-		return nil, err
-	}
-	list := make([]api.Sandbox, len(children))
-	for i, child := range children {
-		if list[i], err = child.Info(ctx); err != nil {
-			return nil, err
-		}
-	}
-	return list, nil
+	return s.keep(ctx, l, children...)
 }
 
 type checkpointInput struct {
