@@ -19,6 +19,7 @@
 //	key                     authenticates what this installation saved
 //	api.sock, api.lock      the HTTP API's socket and who serves there
 //	api-keys.json           hashes of the HTTP API's keys; owned by internal/apikey
+//	gateway.log             what a gateway says that the Python package started
 //	tmp/                    what is half made; each entry is locked while its maker lives
 package store
 

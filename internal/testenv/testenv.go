@@ -184,7 +184,7 @@ func Processes(home string) []Process {
 // fixed are the entries that every state directory has, or may have for good.
 var fixed = []string{
 	".", "version", "key", "sandboxes", "names", "names/.lock", "snapshots", "pools", "pools/keeper.lock", "tmp",
-	"api.lock", "api-keys.json", "api-keys.json.lock",
+	"api.lock", "api-keys.json", "api-keys.json.lock", "gateway.log",
 }
 
 // Files lists everything below a state directory that belongs to sandboxes: all
