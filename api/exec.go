@@ -88,3 +88,11 @@ type Lease struct {
 // HeaderLease is the header that names a lease in requests that make ephemeral
 // sandboxes.
 const HeaderLease = "Smolvm-Lease"
+
+// The trailers of bodies that are streamed.
+const (
+	// TrailerError says why a body ended too early: an Error as JSON.
+	TrailerError = "Smolvm-Error"
+	// TrailerSkipped has the paths, as JSON, that an exported difference does not carry.
+	TrailerSkipped = "Smolvm-Skipped"
+)

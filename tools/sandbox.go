@@ -12,6 +12,7 @@ import (
 
 	"github.com/smolvm/smolvm"
 	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/plain"
 )
 
 type commandArgs struct {
@@ -88,12 +89,14 @@ func (b box) command(ctx context.Context, sb *smolvm.Sandbox, c smolvm.Command, 
 		return nil, err
 	}
 	return commandAnswer{
-		ExitCode: r.ExitCode, Stdout: text(r.Stdout), Stderr: text(r.Stderr), Signal: r.Signal,
+		ExitCode: r.ExitCode, Stdout: valid(r.Stdout), Stderr: valid(r.Stderr), Signal: r.Signal,
 		TimedOut: r.TimedOut, OOM: r.OOM, Truncated: r.Truncated,
 	}, nil
 }
 
-func text(b []byte) string { return strings.ToValidUTF8(string(b), string(utf8.RuneError)) }
+// valid is b as text. Bytes that are none become one U+FFFD for each run of them, so
+// that a model is not flooded with those.
+func valid(b []byte) string { return strings.ToValidUTF8(string(b), "\uFFFD") }
 
 type readArgs struct {
 	Path   string `json:"path" jsonschema:"absolute path of the file"`
@@ -134,7 +137,10 @@ func readPart(r io.Reader, size, offset int64, limit int) (any, error) {
 	}
 	answer := readAnswer{Size: size, Encoding: api.EncodingUTF8}
 	if len(part) > limit {
-		part = wholeRunes(part[:limit])
+		part = part[:limit]
+		if n := plain.Whole(part); n > 0 {
+			part = part[:n]
+		}
 		answer.NextOffset = offset + int64(len(part))
 	}
 	answer.Content = string(part)
@@ -142,20 +148,6 @@ func readPart(r io.Reader, size, offset int64, limit int) (any, error) {
 		answer.Content, answer.Encoding = base64.StdEncoding.EncodeToString(part), api.EncodingBase64
 	}
 	return answer, nil
-}
-
-// wholeRunes leaves out a character that was cut in two. What is no text stays as
-// it is.
-func wholeRunes(b []byte) []byte {
-	for n := len(b) - 1; n >= 0 && n > len(b)-utf8.UTFMax; n-- {
-		if utf8.RuneStart(b[n]) {
-			if n > 0 && !utf8.FullRune(b[n:]) {
-				return b[:n]
-			}
-			break
-		}
-	}
-	return b
 }
 
 type writeArgs struct {

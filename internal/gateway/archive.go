@@ -8,6 +8,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/smolvm/smolvm"
+	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/apikey"
 )
 
@@ -15,7 +16,7 @@ func (s *Server) archiveRoutes() {
 	tar := map[string]*huma.Schema{typeTar: nil}
 	stream(s, op{
 		ID: "read-archive", Method: http.MethodGet, Path: filesPath + "/archive", Scope: apikey.Run, Tag: tagFiles, Answers: tar,
-		Summary: "Read files as a tar archive", Details: "An archive that could not be finished has the trailer " + trailerError + ".",
+		Summary: "Read files as a tar archive", Details: "An archive that could not be finished has the trailer " + api.TrailerError + ".",
 	}, s.readArchive)
 	stream(s, op{
 		ID: "write-archive", Method: http.MethodPut, Path: filesPath + "/archive", Scope: apikey.Run, Tag: tagFiles, RawBody: typeTar,

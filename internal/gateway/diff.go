@@ -29,7 +29,7 @@ func (s *Server) diffRoutes() {
 	stream(s, op{
 		ID: "export-diff", Method: http.MethodGet, Path: "/v1/sandboxes/{id}/diff/export", Scope: apikey.Run, Tag: tagSaved,
 		Summary: "Export the differences below a directory",
-		Details: "The trailer " + trailerSkipped + " lists, as JSON, the paths that the form cannot carry.",
+		Details: "The trailer " + api.TrailerSkipped + " lists, as JSON, the paths that the form cannot carry.",
 		Answers: map[string]*huma.Schema{typeTar: nil, typePatch: nil},
 	}, s.exportDiff)
 }
@@ -83,10 +83,7 @@ type exportInput struct {
 	Format string `query:"format" enum:"tar,patch" default:"tar"`
 }
 
-// trailerSkipped is the trailer with the paths that an export does not carry.
-const trailerSkipped = "Smolvm-Skipped"
-
-// maxSkipped bounds it: readers of HTTP take no longer trailers. More are counted.
+// maxSkipped bounds the trailer: readers of HTTP take no longer trailers. More are counted.
 const maxSkipped = 48 << 10
 
 func (s *Server) exportDiff(in *exportInput, w http.ResponseWriter, r *http.Request) error {
@@ -108,7 +105,7 @@ func (s *Server) exportDiff(in *exportInput, w http.ResponseWriter, r *http.Requ
 	return writing(w, r, contentType, func(out io.Writer) error {
 		skipped, err := sb.ExportDiff(r.Context(), out, in.Dir, smolvm.DiffFormat(in.Format), o)
 		if len(skipped) > 0 {
-			w.Header().Set(http.TrailerPrefix+trailerSkipped, shortList(skipped))
+			w.Header().Set(http.TrailerPrefix+api.TrailerSkipped, shortList(skipped))
 		}
 		return err
 	})

@@ -13,6 +13,7 @@ import (
 	"github.com/smolvm/smolvm"
 	"github.com/smolvm/smolvm/api"
 	"github.com/smolvm/smolvm/internal/apikey"
+	"github.com/smolvm/smolvm/internal/plain"
 )
 
 const (
@@ -181,5 +182,5 @@ func encode(encoding string, b []byte) string {
 	if encoding == api.EncodingBase64 {
 		return base64.StdEncoding.EncodeToString(b)
 	}
-	return text(b)
+	return plain.Of(b)
 }

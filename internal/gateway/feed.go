@@ -6,12 +6,11 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/plain"
 )
 
 // feed is an answer that consists of events of a command, as server-sent events where
@@ -152,8 +151,8 @@ func (w *eventWriter) Write(p []byte) (int, error) {
 	if len(w.held) > 0 {
 		b = append(w.held, p...)
 	}
-	n := wholeRunes(b)
-	s := text(b[:n])
+	n := plain.Whole(b)
+	s := plain.Of(b[:n])
 	w.held = append([]byte(nil), b[n:]...)
 	if s == "" {
 		return len(p), nil
@@ -164,30 +163,7 @@ func (w *eventWriter) Write(p []byte) (int, error) {
 // flush sends what was kept of a character that never became whole.
 func (w *eventWriter) flush() {
 	if len(w.held) > 0 {
-		w.f.send(api.ExecEvent{Type: w.typ, Data: text(w.held)})
+		w.f.send(api.ExecEvent{Type: w.typ, Data: plain.Of(w.held)})
 		w.held = nil
 	}
-}
-
-// wholeRunes is how many bytes of b come before a character whose rest is missing.
-func wholeRunes(b []byte) int {
-	for n := 1; n < utf8.UTFMax && n <= len(b); n++ {
-		tail := b[len(b)-n:]
-		if utf8.RuneStart(tail[0]) {
-			if !utf8.FullRune(tail) {
-				return len(b) - n
-			}
-			break
-		}
-	}
-	return len(b)
-}
-
-// text is b as UTF-8: each byte that is not becomes U+FFFD, as in encoding/json, so
-// that it does not matter in which pieces the bytes came.
-func text(b []byte) string {
-	if utf8.Valid(b) {
-		return string(b)
-	}
-	return strings.Map(func(r rune) rune { return r }, string(b))
 }

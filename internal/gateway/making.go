@@ -105,14 +105,11 @@ func answerJSON(w http.ResponseWriter, status int, v any) error {
 	return json.NewEncoder(w).Encode(v)
 }
 
-// trailerError is the trailer that says why a body ended too early: an error as JSON.
-const trailerError = "Smolvm-Error"
-
 // writing answers with bytes that write writes. Where it fails before it has written
 // any, the error is the answer, else it is in the trailer.
 func writing(w http.ResponseWriter, r *http.Request, contentType string, write func(io.Writer) error) error {
 	h := w.Header()
-	h.Set("Trailer", trailerError)
+	h.Set("Trailer", api.TrailerError)
 	h.Set("Content-Type", contentType)
 	err := write(flushing{w})
 	if err != nil && exchangeOf(r.Context()).status == 0 {
@@ -121,7 +118,7 @@ func writing(w http.ResponseWriter, r *http.Request, contentType string, write f
 	}
 	if err != nil {
 		b, _ := json.Marshal(failure(r.Context(), refuse(err).err))
-		h.Set(trailerError, string(b))
+		h.Set(api.TrailerError, string(b))
 	}
 	return nil
 }

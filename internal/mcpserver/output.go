@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/smolvm/smolvm/api"
+	"github.com/smolvm/smolvm/internal/plain"
 )
 
 // What of a command's output reaches a model, and what is kept to be read in pages.
@@ -60,7 +61,7 @@ func (c *capture) show(limit int, id, stream string) (shown string, cut bool) {
 	if c.total <= int64(limit) {
 		return valid(c.kept), false
 	}
-	head := c.kept[:whole(c.kept[:limit/headShare])]
+	head := c.kept[:plain.Whole(c.kept[:limit/headShare])]
 	tail := c.tail[max(0, len(c.tail)-(limit-limit/headShare)):]
 	for len(tail) > 0 && !utf8.RuneStart(tail[0]) {
 		tail = tail[1:]
@@ -70,19 +71,8 @@ func (c *capture) show(limit int, id, stream string) (shown string, cut bool) {
 		valid(head), left, id, stream, len(head), valid(tail)), true
 }
 
-// whole is the length of the longest beginning of b that does not cut a character.
-func whole(b []byte) int {
-	for i := len(b) - 1; i >= 0 && i >= len(b)-utf8.UTFMax; i-- {
-		if utf8.RuneStart(b[i]) {
-			if !utf8.FullRune(b[i:]) {
-				return i
-			}
-			break
-		}
-	}
-	return len(b)
-}
-
+// valid is b as text. Bytes that are none become one U+FFFD for each run of them, so
+// that a model is not flooded with those.
 func valid(b []byte) string { return strings.ToValidUTF8(string(b), "\uFFFD") }
 
 // share divides what is shown between the streams: who needs less leaves the rest
@@ -163,7 +153,7 @@ func page(b []byte, offset int64, limit int) (part []byte, next int64) {
 	if offset+int64(len(part)) == int64(len(b)) {
 		return part, 0
 	}
-	if n := whole(part); n > 0 {
+	if n := plain.Whole(part); n > 0 {
 		part = part[:n]
 	}
 	return part, offset + int64(len(part))

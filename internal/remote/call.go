@@ -130,9 +130,6 @@ func withJSON(r control.Request, in any) (control.Request, error) {
 	return r, nil
 }
 
-// headerError is the trailer that says why a body ended too early.
-const headerError = "Smolvm-Error"
-
 // download copies the body of an answer to w and returns its trailer.
 func (c *Client) download(ctx context.Context, path string, w io.Writer) (http.Header, error) {
 	r := c.request(http.MethodGet, path)
@@ -153,7 +150,7 @@ func (c *Client) download(ctx context.Context, path string, w io.Writer) (http.H
 		return nil, api.Errorf(api.Unavailable, "read from %s: %w", c.peer.Name, err)
 	}
 	var e api.Error
-	if text := res.Trailer.Get(headerError); text != "" {
+	if text := res.Trailer.Get(api.TrailerError); text != "" {
 		if json.Unmarshal([]byte(text), &e) != nil || e.Class == "" {
 			return nil, api.Errorf(api.Internal, "%s ended with %.200q", c.peer.Name, text)
 		}

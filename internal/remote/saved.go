@@ -73,10 +73,6 @@ func diffQuery(path string, o api.DiffOptions, more ...string) string {
 	return query(path, more...)
 }
 
-// headerSkipped is the trailer with the paths, as JSON, that an exported difference
-// does not carry.
-const headerSkipped = "Smolvm-Skipped"
-
 // ExportDiff writes the differences below a directory to w. It returns the paths
 // that the form cannot carry.
 func (h *Handle) ExportDiff(ctx context.Context, w io.Writer, dir string, f api.DiffFormat, o api.DiffOptions) ([]string, error) {
@@ -85,7 +81,7 @@ func (h *Handle) ExportDiff(ctx context.Context, w io.Writer, dir string, f api.
 		return nil, err
 	}
 	var skipped []string
-	if text := trailer.Get(headerSkipped); text != "" {
+	if text := trailer.Get(api.TrailerSkipped); text != "" {
 		if err := json.Unmarshal([]byte(text), &skipped); err != nil {
 			return nil, api.Errorf(api.Internal, "%s named what was skipped as %.200q: %w", h.c.peer.Name, text, err)
 		}
