@@ -33,7 +33,7 @@ var parts = []struct {
 }{
 	{"boot", boots}, {"exec", execs}, {"copy", copies},
 	{"create", creates}, {"pool", pools}, {"fork", forks}, {"checkpoint", checkpoints}, {"idle", idlers},
-	{"network", networks},
+	{"network", networks}, {"http", https},
 }
 
 // suite is what the parts share.
