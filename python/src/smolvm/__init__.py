@@ -40,7 +40,7 @@ from .absent import (
 )
 from .callbacks import Callback, RunContext
 from .client import Client
-from .commands import BackgroundProcess, CommandStream, Output
+from .commands import BackgroundProcess
 from .compat import IDLE_SECONDS
 from .errors import (
     BridgeTapOwnershipError,
@@ -101,6 +101,7 @@ from .models import (
     WorkspaceMount,
 )
 from .sandbox import SmolVM
+from .streams import CommandStream, Output
 
 __version__ = "0.1.0"
 

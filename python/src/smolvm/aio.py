@@ -15,7 +15,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any, ParamSpec, TypeVar
 
-from .commands import CommandStream, Output
+from .streams import CommandStream, Output
 from .transport import CancelScope
 
 P = ParamSpec("P")

@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import base64
-import codecs
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from types import TracebackType
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Union
 
+from . import aio
 from .callbacks import ERROR, POST, PRE, Callback, Callbacks, RunContext
 from .core import Core
-from .errors import GatewayError, OperationTimeoutError, ValidationError
-from .models import CommandResult, GuestProcess, Process, Step
-from .transport import Stream
-from .wire import NDJSON, encode, ndjson, pick, refuse
+from .errors import OperationTimeoutError, ValidationError
+from .models import CommandResult, GuestProcess, Process
+from .streams import KEEP, CommandStream, Output, in_time, result_of
+from .wire import NDJSON, encode, pick
 
 DEFAULT_TIMEOUT = 30.0  # seconds that a command may take
 SLACK = 30.0  # seconds beyond it until the gateway is taken for dead
 QUIET_TIMEOUT = None  # of a stream: a command may be silent for as long as it likes
-KEEP = 1 << 20  # bytes of each output that a stream's result has
 OUTPUT_LIMIT = 10 << 20  # that run() keeps
 
 Command = Union[str, Sequence[str]]  # noqa: UP007
-
-
-@dataclass(frozen=True)
-class Output:
-    """A piece of what a command wrote."""
-
-    stream: str  # "stdout" or "stderr"
-    data: bytes
-    text: str  # data as UTF-8; a character that was cut is in the next piece
 
 
 def exec_body(
@@ -73,103 +61,6 @@ def exec_body(
         data = stdin.encode() if isinstance(stdin, str) else bytes(stdin)
         body["stdin"] = base64.b64encode(data).decode("ascii")
     return {k: v for k, v in body.items() if v not in (None, "", {}, False)}
-
-
-def result_of(ended: Mapping[str, Any], out: bytes, err: bytes, step: Mapping[str, Any] | None = None) -> CommandResult:
-    return pick(
-        CommandResult,
-        {k: v for k, v in ended.items() if k not in ("stdout", "stderr", "step")},
-        stdout=out.decode("utf-8", "replace"),
-        stderr=err.decode("utf-8", "replace"),
-        stdout_bytes=out,
-        stderr_bytes=err,
-        step=pick(Step, step) if step else None,
-    )
-
-
-def in_time(result: CommandResult, timeout: float | None) -> CommandResult:
-    """Return the result of a command that ended by itself; else raise, with what it wrote."""
-    if result.timed_out:
-        raise OperationTimeoutError("run a command", timeout or 0, result=result)
-    return result
-
-
-class CommandStream:
-    """A command under way. Iterating gives its output; afterwards result says how it ended.
-
-    Leaving it early, by close() or the end of ``with``, ends the command.
-    """
-
-    def __init__(
-        self,
-        stream: Stream,
-        timeout: float | None,
-        limit: int = KEEP,
-        done: Callable[[CommandResult | None, BaseException | None], None] | None = None,
-    ) -> None:
-        self._stream = stream
-        self._timeout = timeout
-        self._text = {k: codecs.getincrementaldecoder("utf-8")("replace") for k in ("stdout", "stderr")}
-        self._kept = {"stdout": bytearray(), "stderr": bytearray()}
-        self._limit = limit
-        self._done = done
-        self.pid = 0
-        self.result: CommandResult | None = None
-
-    def __iter__(self) -> Iterator[Output]:
-        try:
-            yield from self._outputs()
-        except Exception as e:
-            self._stream.close()
-            if self._done:
-                self._done(None, e)
-            raise
-        if self._done and self.result:
-            self._done(self.result, None)
-        self._done = None
-
-    def _outputs(self) -> Iterator[Output]:
-        while self.result is None:
-            line = self._stream.readline()
-            if not line:
-                raise GatewayError("the gateway ended the stream before the command had ended")
-            for event in ndjson([line]):
-                refuse(event)
-                output = self._take(event)
-                if output:
-                    yield output
-
-    def _take(self, event: Mapping[str, Any]) -> Output | None:
-        kind = str(event.get("type"))
-        if kind == "started":
-            self.pid = int(event.get("pid") or 0)
-        elif kind in self._kept:
-            data = base64.b64decode(event.get("data") or "")
-            kept = self._kept[kind]
-            kept += data[: max(0, self._limit - len(kept))]
-            return Output(kind, data, self._text[kind].decode(data))
-        elif kind == "exit":
-            ended = event.get("ended") or {}
-            self.result = result_of(ended, bytes(self._kept["stdout"]), bytes(self._kept["stderr"]), event.get("step"))
-            self.close()
-            in_time(self.result, self._timeout)
-        return None
-
-    def wait(self) -> CommandResult:
-        """Read to the end, and return how it ended with the first megabyte of each output."""
-        for _ in self:
-            pass
-        assert self.result is not None
-        return self.result
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def __enter__(self) -> CommandStream:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
 
 
 class BackgroundProcess:
@@ -268,6 +159,33 @@ class Commands(Core):
         self._callbacks.fire(POST, ctx)
         return ctx.result
 
+    async def async_run(
+        self,
+        command: Command,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        shell: str = "login",
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        stdin: str | bytes | None = None,
+        output_limit: int | None = None,
+        checkpoint: bool = False,
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
+    ) -> CommandResult:
+        """run(), awaited, with its callbacks. Cancelling the task ends the command."""
+        ctx, body = self._prepare(command, timeout, shell, cwd, env, user, stdin, output_limit, checkpoint)
+        await self._callbacks.async_fire(PRE, ctx, aio.call)
+        try:
+            ctx.result = await aio.call(self._run, body, timeout, on_stdout, on_stderr)
+        except BaseException as e:
+            ctx.error = e
+            await self._callbacks.async_fire(ERROR, ctx, aio.call)
+            raise
+        await self._callbacks.async_fire(POST, ctx, aio.call)
+        return ctx.result
+
     def stream(
         self,
         command: Command,
@@ -296,6 +214,18 @@ class Commands(Core):
         return self._open_stream(body, timeout, KEEP, done)
 
     run_stream = stream
+
+    async def async_stream(
+        self,
+        command: Command,
+        timeout: float | None = None,
+        shell: str = "login",
+        **more: Any,
+    ) -> AsyncIterator[Output]:
+        """Yield a command's output as it comes; leaving the loop and closing it ends the command."""
+        stream = await aio.call(self.stream, command, timeout, shell, **more)
+        async for piece in aio.iterate(stream):
+            yield piece
 
     def spawn(
         self,

@@ -9,22 +9,21 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from . import aio
-from .callbacks import ERROR, POST, PRE, Callback, Callbacks
+from .callbacks import Callback, Callbacks
 from .client import Client, default_client
-from .commands import DEFAULT_TIMEOUT, Command, Commands, Output
+from .commands import Commands
 from .compat import Options, config_of, old_names, refuse_ssh, unsupported, wire_name
 from .core import GRACE_SECONDS, Progress
 from .errors import ConflictError, NetworkError, OperationTimeoutError, SnapshotNotFoundError, ValidationError
 from .files import Files
 from .gateway import find_binary
 from .models import (
-    CommandResult,
     InternetSettings,
     Policy,
     Port,
@@ -427,45 +426,6 @@ class SmolVM(Saved, Commands):
 
     async def async_download_file(self, guest_path: str, local_path: str | os.PathLike[str]) -> Path:
         return await aio.call(self.download_file, guest_path, local_path)
-
-    async def async_run(
-        self,
-        command: Command,
-        timeout: float | None = DEFAULT_TIMEOUT,
-        shell: str = "login",
-        *,
-        cwd: str | None = None,
-        env: Mapping[str, str] | None = None,
-        user: str | None = None,
-        stdin: str | bytes | None = None,
-        output_limit: int | None = None,
-        checkpoint: bool = False,
-        on_stdout: Callable[[str], object] | None = None,
-        on_stderr: Callable[[str], object] | None = None,
-    ) -> CommandResult:
-        """run(), awaited, with its callbacks. Cancelling the task ends the command."""
-        ctx, body = self._prepare(command, timeout, shell, cwd, env, user, stdin, output_limit, checkpoint)
-        await self._callbacks.async_fire(PRE, ctx, aio.call)
-        try:
-            ctx.result = await aio.call(self._run, body, timeout, on_stdout, on_stderr)
-        except BaseException as e:
-            ctx.error = e
-            await self._callbacks.async_fire(ERROR, ctx, aio.call)
-            raise
-        await self._callbacks.async_fire(POST, ctx, aio.call)
-        return ctx.result
-
-    async def async_stream(
-        self,
-        command: Command,
-        timeout: float | None = None,
-        shell: str = "login",
-        **more: Any,
-    ) -> AsyncIterator[Output]:
-        """Yield a command's output as it comes; leaving the loop and closing it ends the command."""
-        stream = await aio.call(self.stream, command, timeout, shell, **more)
-        async for piece in aio.iterate(stream):
-            yield piece
 
     @classmethod
     async def async_create_many(
