@@ -25,7 +25,7 @@ const maxImage = 512 << 10
 
 func (s *Server) addFiles() {
 	add(s, tool[readIn, readOut]{
-		name: "read_file", title: "Read a file", scope: apikey.Read,
+		name: "read_file", title: "Read a file", scope: apikey.Run,
 		about: "Read a part of a file of a sandbox: text, or base64 where it is none. Pictures (PNG, JPEG, GIF, WebP) are shown.",
 		hints: hints{readOnly: true, idempotent: true},
 		call:  (*call).readFile,
@@ -37,7 +37,7 @@ func (s *Server) addFiles() {
 		call:  (*call).writeFile,
 	})
 	add(s, tool[listFilesIn, listFilesOut]{
-		name: "list_files", title: "List a directory", scope: apikey.Read,
+		name: "list_files", title: "List a directory", scope: apikey.Run,
 		about: "List a directory of a sandbox.",
 		hints: hints{readOnly: true, idempotent: true},
 		call:  (*call).listFiles,

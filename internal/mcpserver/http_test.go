@@ -107,11 +107,22 @@ func TestScopes(t *testing.T) {
 		return names
 	}
 	reader := dial(t, site.URL, as{"r", "read"}, false)
-	if names := shown(reader); slices.Contains(names, "run_command") || !slices.Contains(names, "read_file") {
+	if names := shown(reader); slices.Contains(names, "run_command") || slices.Contains(names, "read_file") || !slices.Contains(names, "history") {
 		t.Errorf("a reader is shown %q", names)
 	}
 	reader.refused("run_command", args{"command": "true", "sandbox": "there"}, "denied", "scope")
+	// What is inside a sandbox is no more shown here than by the routes of the gateway.
+	for tool, a := range map[string]args{
+		"read_file": {"sandbox": "there", "path": "/etc/hostname"}, "list_files": {"sandbox": "there", "path": "/"},
+		"diff": {"sandbox": "there"}, "read_output": {"output_id": "there/p1"},
+	} {
+		reader.refused(tool, a, "denied", "scope")
+	}
+	if _, err := reader.ReadResource(t.Context(), &mcp.ReadResourceParams{URI: "smolvm://sandbox/there/file/etc/hostname"}); err == nil {
+		t.Error("a reader read a file as a resource")
+	}
 	runner := dial(t, site.URL, as{"x", "run"}, false)
+	runner.refused("checkpoint", args{"sandbox": "there"}, "denied", "manage")
 	if names := shown(runner); !slices.Contains(names, "run_command") || slices.Contains(names, "create_sandbox") {
 		t.Errorf("a runner is shown %q", names)
 	}

@@ -63,8 +63,12 @@ func (s *Server) read(ctx context.Context, req *mcp.ReadResourceRequest) (*mcp.R
 		return nil, mcp.ResourceNotFoundError(uri)
 	}
 	c := &call{session: sessionOf(ctx)}
-	if !c.caller.may(apikey.Read) {
-		return nil, scopeError("read a resource", apikey.Read)
+	need := apikey.Read
+	if what == resFile { // as the tool read_file
+		need = apikey.Run
+	}
+	if !c.caller.may(need) {
+		return nil, scopeError("read a resource", need)
 	}
 	sb, _, err := c.look(ctx, ref)
 	if err != nil {

@@ -28,7 +28,7 @@ func (s *Server) addRun() {
 		call:  (*call).runCode,
 	})
 	add(s, tool[outputIn, outputOut]{
-		name: "read_output", title: "Read more output", scope: apikey.Read,
+		name: "read_output", title: "Read more output", scope: apikey.Run,
 		about: "Read a page of output that was cut, or of a process in the background, by its output_id.",
 		hints: hints{readOnly: true, idempotent: true},
 		call:  (*call).readOutput,

@@ -12,7 +12,7 @@ import (
 
 func (s *Server) addSaved() {
 	add(s, tool[checkpointIn, stepOut]{
-		name: "checkpoint", title: "Record a checkpoint", scope: apikey.Run,
+		name: "checkpoint", title: "Record a checkpoint", scope: apikey.Manage,
 		about: "Record a sandbox as it is (memory, processes and disk) as a step of its history, to go back to with rewind.",
 		call:  (*call).checkpoint,
 	})
@@ -29,7 +29,7 @@ func (s *Server) addSaved() {
 		call:  (*call).rewind,
 	})
 	add(s, tool[diffIn, diffOut]{
-		name: "diff", title: "Show what changed", scope: apikey.Read,
+		name: "diff", title: "Show what changed", scope: apikey.Run,
 		about: "List the files of a sandbox that differ between two steps, by default between its image and now.",
 		hints: hints{readOnly: true, idempotent: true},
 		call:  (*call).diff,
