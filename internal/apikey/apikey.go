@@ -199,6 +199,21 @@ func (s *Store) Verify(token string) (Key, error) {
 	return Key{}, ErrUnknown
 }
 
+// Get returns the key of an id, or ErrUnknown where it was revoked or has expired.
+func (s *Store) Get(id string) (Key, error) {
+	keys, err := s.load()
+	if err != nil {
+		return Key{}, err
+	}
+	for _, k := range keys {
+		if k.ID == id && !k.expired() {
+			k.Hash = ""
+			return k, nil
+		}
+	}
+	return Key{}, ErrUnknown
+}
+
 func (k Key) expired() bool { return !k.Expires.IsZero() && !time.Now().Before(k.Expires) }
 
 // load reads the file where it is not the one that was read last: a key that was

@@ -39,8 +39,14 @@ func TestKeys(t *testing.T) {
 	if list, err := other.List(); err != nil || len(list) != 1 || list[0] != k || list[0].Hash != "" {
 		t.Errorf("%+v, %v", list, err)
 	}
+	if got, err := other.Get(k.ID); err != nil || got != k {
+		t.Errorf("%+v, %v; want %+v", got, err, k)
+	}
 	if _, err := other.Revoke("ci"); err != nil {
 		t.Error(err)
+	}
+	if _, err := keys.Get(k.ID); !errors.Is(err, apikey.ErrUnknown) {
+		t.Errorf("a revoked key: %v", err)
 	}
 	if _, err := keys.Verify(token); !errors.Is(err, apikey.ErrUnknown) {
 		t.Errorf("a revoked key: %v", err)

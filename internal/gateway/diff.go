@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -48,10 +49,11 @@ func (t Steps) options() (o smolvm.DiffOptions, err error) {
 		if p.text == "" {
 			continue
 		}
-		*p.to = new(int)
-		if _, err := fmt.Sscan(p.text, *p.to); err != nil {
+		n, err := strconv.Atoi(p.text)
+		if err != nil {
 			return o, api.Errorf(api.Invalid, "step %.20q: %w", p.text, err)
 		}
+		*p.to = &n
 	}
 	return o, nil
 }

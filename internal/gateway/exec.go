@@ -23,6 +23,8 @@ const (
 	execBody = 16 << 20
 	// maxTimeout is above what anybody waits and below what a Duration holds.
 	maxTimeout = 365 * 24 * time.Hour
+	// maxWhole bounds each stream of output that is held for one answer.
+	maxWhole = 64 << 20
 )
 
 func (s *Server) execRoutes() {
@@ -50,6 +52,9 @@ func (s *Server) exec(in *execInput, w http.ResponseWriter, r *http.Request) err
 	if err != nil {
 		return err
 	}
+	if err := mayRecord(r.Context(), c); err != nil {
+		return err
+	}
 	if in.Body.KeepStdin {
 		return api.Errorf(api.Invalid, "exec: keep_stdin has no use here").
 			WithRecovery("Send all input as stdin, or use the WebSocket of exec/ws.")
@@ -59,6 +64,10 @@ func (s *Server) exec(in *execInput, w http.ResponseWriter, r *http.Request) err
 		return err
 	}
 	if !accepts(r, typeNDJSON) && !accepts(r, typeSSE) {
+		if c.OutputLimit > maxWhole {
+			return api.Errorf(api.Invalid, "exec: output_limit is %d, and one answer holds at most %d bytes", c.OutputLimit, maxWhole).
+				WithRecovery("Have the output sent as it comes, with Accept: %s.", typeNDJSON)
+		}
 		return execWhole(r.Context(), w, sb, c, in.Body.Encoding)
 	}
 	f := newFeed(w, r)
@@ -84,6 +93,14 @@ func execWhole(ctx context.Context, w http.ResponseWriter, sb *smolvm.Sandbox, c
 		}
 	}
 	return answerJSON(w, http.StatusOK, out)
+}
+
+// mayRecord refuses a command that would make a step of the history for who may not.
+func mayRecord(ctx context.Context, c smolvm.Command) error {
+	if !c.Checkpoint {
+		return nil
+	}
+	return allow(ctx, apikey.Manage)
 }
 
 // record makes a step of the history of a command that has ended.

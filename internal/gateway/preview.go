@@ -72,6 +72,9 @@ func (s *Server) createPreview(ctx context.Context, in *previewInput) (*reply[Pr
 		ttl = defaultTTL
 	}
 	g := grant{ID: sb.ID(), Port: in.Body.Port, Expires: time.Now().Add(ttl).Unix()}
+	if k := exchangeOf(ctx).caller.key; k != nil {
+		g.Key = k.ID
+	}
 	token := s.previews.sign(g)
 	host := s.previewHost(ctx)
 	port := ""
@@ -102,6 +105,8 @@ type grant struct {
 	ID      string `json:"i"`
 	Port    int    `json:"p"`
 	Expires int64  `json:"e"` // in seconds since 1970
+	// Key is the id of the key that asked for it, with which it ends. Empty: there was none.
+	Key string `json:"k,omitempty"`
 }
 
 // previewKey signs tokens. It ends with the gateway, and they with it.
@@ -136,6 +141,15 @@ func (k *previewKey) check(token string, want target) (g grant, ok bool) {
 		return g, false
 	}
 	return g, g.ID == want.id && g.Port == want.port && time.Now().Unix() < g.Expires
+}
+
+// stands reports whether the key that a token was made with is still good.
+func (s *Server) stands(g grant) bool {
+	if g.Key == "" {
+		return true
+	}
+	k, err := s.opts.Keys.Get(g.Key)
+	return err == nil && k.Scope.Allows(apikey.Run)
 }
 
 // target is the server that a preview's request is for, and how it was named.
@@ -191,6 +205,7 @@ func query(raw string) string {
 func (s *Server) preview(w http.ResponseWriter, r *http.Request, t target) {
 	token, from := previewToken(r)
 	g, ok := s.previews.check(token, t)
+	ok = ok && s.stands(g)
 	if !ok && (token != "" || peerOf(r.Context()) != peerOurs) {
 		s.fail(w, r, api.Errorf(api.Denied, "preview: this needs a token that is good for port %d of the sandbox", t.port).
 			WithCode(codeUnauthenticated).WithRecovery("Ask for one with: POST /v1/sandboxes/%s/previews", cut(t.id, 80)))

@@ -30,7 +30,7 @@ func (s *Server) proxy(w http.ResponseWriter, r *http.Request, t target) {
 	p := httputil.ReverseProxy{
 		Rewrite:        t.rewrite,
 		ModifyResponse: func(res *http.Response) error { return t.modify(r, res) },
-		Transport: &http.Transport{
+		Transport: lastOnly{&http.Transport{
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				sb, err := s.sandbox(ctx, Ref{ID: t.id})
 				if err != nil {
@@ -42,13 +42,29 @@ func (s *Server) proxy(w http.ResponseWriter, r *http.Request, t target) {
 			DisableKeepAlives:      true,
 			DisableCompression:     true, // the bytes are to pass as they are
 			MaxResponseHeaderBytes: maxGuestHeader,
-		},
+		}},
 		FlushInterval: -1, // at once: it may be a stream
 		ErrorLog:      slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		ErrorHandler:  func(w http.ResponseWriter, r *http.Request, err error) { s.fail(w, r, guestError(err)) },
 	}
 	p.ServeHTTP(w, r.WithContext(ctx))
 }
+
+// lastOnly is a transport whose user is not told of informational answers (RFC 9110,
+// section 15.2). ReverseProxy would pass a guest's on with headers that modify never
+// saw, and then drop those that we have set.
+type lastOnly struct{ http.RoundTripper }
+
+// RoundTrip sends a request.
+func (l lastOnly) RoundTrip(r *http.Request) (*http.Response, error) {
+	return l.RoundTripper.RoundTrip(r.WithContext(untold{r.Context()}))
+}
+
+// untold is a context without its values, of which a trace is one.
+type untold struct{ context.Context }
+
+// Value returns nil.
+func (untold) Value(any) any { return nil }
 
 // rewrite makes the request that the guest sees of one to us: for its own address, and
 // without what is between the client and us. ReverseProxy has removed what is of one

@@ -109,6 +109,11 @@ type createInput struct {
 }
 
 func (s *Server) createSandbox(in *createInput, w http.ResponseWriter, r *http.Request) error {
+	if len(in.Body.Mounts) > 0 { // who writes to folders of the host may become its user
+		if err := allow(r.Context(), apikey.Admin); err != nil {
+			return err
+		}
+	}
 	l, err := s.leaseFor(r.Context(), in.Lease, in.Body.Ephemeral)
 	if err != nil {
 		return err

@@ -147,6 +147,9 @@ type execSocket struct {
 // but for its error. The context bounds the connection.
 func (ws *execSocket) run(ctx context.Context, sb *smolvm.Sandbox) (last api.ExecEvent, err error) {
 	cmd, err := ws.first(ctx)
+	if err == nil {
+		err = mayRecord(ctx, cmd)
+	}
 	if err != nil {
 		return last, err
 	}
