@@ -18,6 +18,7 @@ type backend interface {
 	Get(ctx context.Context, ref string) (handle, error)
 	List(context.Context, ListOptions) ([]Info, error)
 	GC(ctx context.Context, dryRun bool) (Collected, error)
+	Watch(context.Context, func(SandboxEvent) error) error
 
 	Templates(context.Context) ([]Template, error)
 	BuildTemplate(context.Context, Spec) (Template, error)

@@ -167,7 +167,7 @@ func (a *app) addCommands(root *cobra.Command) {
 		}
 	}
 	add(groupLife, a.newRun(), a.newAgent(), a.newCreate(), a.newList(), a.newInspect(), a.newStart(), a.newStop(),
-		a.newRestart(), a.newPause(), a.newResume(), a.newRename(), a.newRemove(), a.newWait())
+		a.newRestart(), a.newPause(), a.newResume(), a.newRename(), a.newRemove(), a.newWait(), a.newEvents())
 	add(groupInside, a.newExec(), a.newShell(), a.newCopy(), a.newEnv(), a.newLogs(), a.newPs(),
 		a.newAttach(), a.newKill(), a.newStats())
 	add(groupNetwork, a.newNetwork(), a.newPort(), a.newSecret())

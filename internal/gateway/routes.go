@@ -7,6 +7,7 @@ func (s *Server) routes() {
 	s.metricsRoutes()
 	s.leaseRoutes()
 	s.sandboxRoutes()
+	s.eventRoutes()
 	s.streamRoutes()
 	s.envRoutes()
 	s.portRoutes()

@@ -15,6 +15,9 @@ const typeSSE = "text/event-stream"
 // proxies and routers forget.
 const eventBeat = 15 * time.Second
 
+// sendTime is how long an event may wait for its reader: one that does not read is gone.
+const sendTime = 15 * time.Second
+
 // events is a stream of server-sent events. It may be used from many goroutines.
 type events struct {
 	mu    sync.Mutex
@@ -25,6 +28,7 @@ type events struct {
 func (e *events) send(name string, data any) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.flush.SetWriteDeadline(time.Now().Add(sendTime))
 	if err := control.WriteEvent(e.w, name, data); err != nil {
 		return err
 	}
@@ -34,7 +38,7 @@ func (e *events) send(name string, data any) error {
 func (e *events) beat() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.flush.SetWriteDeadline(time.Now().Add(eventBeat)) // one that does not read is gone
+	e.flush.SetWriteDeadline(time.Now().Add(sendTime))
 	if _, err := io.WriteString(e.w, ":\n\n"); err != nil {
 		return err
 	}
@@ -51,6 +55,7 @@ func serveEvents(w http.ResponseWriter, r *http.Request, work func(send func(nam
 	if err := e.flush.Flush(); err != nil {
 		return nil
 	}
+	defer e.flush.SetWriteDeadline(time.Time{}) // the connection may go on
 	ended := make(chan struct{})
 	var beats sync.WaitGroup
 	beats.Go(func() {

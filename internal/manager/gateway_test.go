@@ -41,7 +41,7 @@ var notFar = map[string]string{
 // the same order, and nothing left.
 func TestLawsBehindAGateway(t *testing.T) {
 	for _, laws := range [][]law{
-		laws, hibernateLaws, forkLaws, historyLaws, snapshotLaws, carryLaws, templateLaws, poolLaws, portLaws, networkLaws, secretLaws,
+		laws, hibernateLaws, forkLaws, historyLaws, snapshotLaws, carryLaws, templateLaws, poolLaws, portLaws, networkLaws, secretLaws, watchLaws,
 	} {
 		for _, law := range laws {
 			if _, not := notFar[law.name]; not {
