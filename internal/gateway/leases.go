@@ -149,12 +149,26 @@ func (s *Server) hold(l *lease, boxes []*smolvm.Sandbox) error {
 		return api.Errorf(api.Unavailable, "the lease has ended").WithCode("lease")
 	}
 	for _, b := range boxes {
-		for _, other := range s.leases.open { // one that is started again changes hands
-			other.boxes = slices.DeleteFunc(other.boxes, func(o *smolvm.Sandbox) bool { return o.ID() == b.ID() })
-		}
+		s.leases.drop(b.ID()) // one that is started again changes hands
 		l.boxes = append(l.boxes, b)
 	}
 	return nil
+}
+
+// drop takes a sandbox from the lease that it is on, if it is on one. The caller
+// holds the lock.
+func (l *leases) drop(id string) {
+	for _, open := range l.open {
+		open.boxes = slices.DeleteFunc(open.boxes, func(b *smolvm.Sandbox) bool { return b.ID() == id })
+	}
+}
+
+// forget drops a sandbox that was removed: a lease may be open for as long as its
+// client works, and make thousands.
+func (l *leases) forget(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.drop(id)
 }
 
 // endLease removes the sandboxes of a lease.
@@ -186,4 +200,15 @@ func (l *leases) count() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.open)
+}
+
+// held counts the sandboxes on all leases.
+func (l *leases) held() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, open := range l.open {
+		n += len(open.boxes)
+	}
+	return n
 }

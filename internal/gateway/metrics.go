@@ -44,6 +44,7 @@ func newMetrics(s *Server) *metrics {
 	m.registry.MustRegister(m.requests, m.seconds, m.under,
 		gauge("smolvm_http_connections", "Connections that are open.", s.conns.count),
 		gauge("smolvm_leases", "Leases that are open.", s.leases.count),
+		gauge("smolvm_leased_sandboxes", "Sandboxes that end with a lease.", s.leases.held),
 		sandboxCounter{s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

@@ -162,7 +162,11 @@ func (s *Server) removeSandbox(ctx context.Context, in *Ref) (*done, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nil, sb.Remove(ctx)
+	if err := sb.Remove(ctx); err != nil {
+		return nil, err
+	}
+	s.leases.forget(sb.ID())
+	return nil, nil
 }
 
 func (s *Server) stats(ctx context.Context, in *Ref) (*reply[api.Stats], error) {

@@ -151,6 +151,12 @@ func TestEphemeralSandboxesEndWithTheirLease(t *testing.T) {
 	d.call(201, "POST", "/v1/sandboxes", spec, &moved, "Smolvm-Lease: "+id)
 	second, endSecond := d.lease()
 	d.call(200, "POST", "/v1/sandboxes/"+moved.ID+"/start", nil, nil, "Smolvm-Lease: "+second)
+	var removed api.Sandbox
+	d.call(201, "POST", "/v1/sandboxes", spec, &removed, "Smolvm-Lease: "+id)
+	d.call(204, "DELETE", "/v1/sandboxes/"+removed.ID, nil, nil)
+	if m := d.metrics(); !strings.Contains(m, "smolvm_leased_sandboxes 4\n") {
+		t.Errorf("the leases hold one that was removed, or lack one: %s", m)
+	}
 	end()
 	d.eventually("the sandboxes of the lease are removed", func() bool { return len(d.ids()) == 2 })
 	endSecond()
