@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/smolvm/smolvm/internal/sockpath"
 )
 
 // MaxConns bounds the connections at once, well below what one process may have open.
@@ -152,23 +152,13 @@ const (
 )
 
 func peer(conn net.Conn) peerKind {
-	u, ok := conn.(*net.UnixConn)
-	if !ok {
+	if _, ok := conn.(*net.UnixConn); !ok {
 		return peerTCP
 	}
-	raw, err := u.SyscallConn()
-	if err != nil {
-		return peerOther
+	if uid, err := sockpath.PeerUID(conn); err == nil && (uid == 0 || uid == os.Geteuid()) {
+		return peerOurs
 	}
-	kind := peerOther
-	raw.Control(func(fd uintptr) {
-		// SO_PEERCRED (unix(7)): who connected, as the kernel knows it.
-		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-		if err == nil && (cred.Uid == 0 || int(cred.Uid) == os.Geteuid()) {
-			kind = peerOurs
-		}
-	})
-	return kind
+	return peerOther
 }
 
 type peerKey struct{}

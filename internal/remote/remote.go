@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -63,11 +64,33 @@ func New(o Options) (*Client, error) {
 			return nil, badURL(o.BaseURL, "its path is not absolute")
 		}
 		c.peer.Host = "localhost"
-		c.peer.Dial = dialer(o.BaseURL, func(ctx context.Context) (net.Conn, error) { return sockpath.Dial(ctx, socket) })
+		c.peer.Dial = dialer(o.BaseURL, func(ctx context.Context) (net.Conn, error) { return dialSocket(ctx, socket) })
 		return c, nil
 	}
 	return c, c.useURL(o)
 }
+
+// dialSocket connects to the socket of a gateway of this user, or of root: another
+// user who listens there would get all that is sent.
+func dialSocket(ctx context.Context, socket string) (net.Conn, error) {
+	conn, err := sockpath.Dial(ctx, socket)
+	if err != nil {
+		return nil, err
+	}
+	uid, err := sockpath.PeerUID(conn)
+	if err == nil && foreign(uid, os.Geteuid()) {
+		err = api.Errorf(api.Denied, "reach gateway unix://%s: another user listens there (uid %d)", socket, uid).
+			WithCode("foreign_gateway").WithRecovery("Use a socket in a directory that only you can write to.")
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// foreign reports whether a user is another than we are, and not root.
+func foreign(uid, self int) bool { return uid != 0 && uid != self }
 
 // useURL has c speak to the gateway at a URL of http or https.
 func (c *Client) useURL(o Options) error {

@@ -6,10 +6,12 @@ package sockpath
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,6 +49,27 @@ func Dial(ctx context.Context, path string) (net.Conn, error) {
 	}
 	defer dir.Close()
 	return new(net.Dialer).DialContext(ctx, "unix", short)
+}
+
+// PeerUID returns the user at the other end of a connection over a Unix socket: of who
+// listens, as of when it began to, or of who connected (SO_PEERCRED, unix(7)).
+func PeerUID(conn net.Conn) (int, error) {
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return 0, errors.ErrUnsupported
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	controlErr := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err = errors.Join(controlErr, err); err != nil {
+		return 0, err
+	}
+	return int(cred.Uid), nil
 }
 
 func shorten(path string) (*os.File, string, error) {
