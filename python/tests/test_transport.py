@@ -3,14 +3,16 @@
 import json
 import os
 import socket
+import struct
 import tempfile
 import threading
 import unittest
+from unittest import mock
 
 from stub import Stub
 
 import smolvm
-from smolvm import errors
+from smolvm import errors, transport
 from smolvm.transport import Transport, connect_unix
 
 
@@ -194,6 +196,40 @@ class Addresses(unittest.TestCase):
         for url in ["", "localhost:80", "ftp://x", "http://", "unix://", "http://h:p", "http://h/path"]:
             with self.assertRaises(errors.ValidationError, msg=url):
                 Transport(url)
+
+
+class Strangers(unittest.TestCase):
+    """Who else may be at the other end, as the kernel tells it."""
+
+    def test_a_socket_of_another_user_is_refused(self):
+        for uid, good in [(os.geteuid(), True), (0, True), (os.geteuid() + 1, False)]:
+            sock = mock.Mock()
+            sock.getsockopt.return_value = struct.pack("3i", 1, uid, uid)
+            if good:
+                transport._check_owner(sock, "/x/api.sock")
+                continue
+            with self.assertRaises(errors.DeniedError) as caught:
+                transport._check_owner(sock, "/x/api.sock")
+            self.assertEqual(caught.exception.code, "foreign_gateway")
+
+    def test_a_key_does_not_leave_this_machine_unencrypted(self):
+        sock = mock.Mock()
+
+        def connect(conn):
+            conn.sock = sock
+
+        with mock.patch("http.client.HTTPConnection.connect", connect):
+            for address, good in [("127.0.0.1", True), ("::1", True), ("192.0.2.1", False), ("fe80::1%eth0", False)]:
+                sock.getpeername.return_value = (address, 80)
+                client = Transport("http://gateway.test", api_key="smolvm_x")
+                if good:
+                    client.dial().close()
+                    continue
+                with self.assertRaises(errors.ValidationError) as caught:
+                    client.dial()
+                self.assertEqual(caught.exception.code, "insecure_url")
+            sock.sendall.assert_not_called()
+            Transport("http://gateway.test").dial().close()
 
 
 class LongPaths(Stub):

@@ -76,7 +76,7 @@ def start(home: Path) -> None:
     env.pop("SMOLVM_URL", None)  # of a client, not of a gateway
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     # A file and no pipe: it would end at a write to a pipe that nobody reads.
-    log = os.open(home / "gateway.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    log = os.open(home / "gateway.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         proc = subprocess.Popen(
             command,

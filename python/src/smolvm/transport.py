@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import ipaddress
 import json
 import os
 import select
 import socket
 import ssl
+import struct
 import threading
 import time
 import urllib.parse
@@ -26,7 +28,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import IO, Any, Union
 
-from .errors import Cancelled, GatewayError, OperationTimeoutError, SmolVMError, ValidationError, from_api
+from .errors import Cancelled, DeniedError, GatewayError, OperationTimeoutError, SmolVMError, ValidationError, from_api
 
 JSON = dict[str, Any]
 Body = Union[bytes, IO[bytes], Iterator[bytes], None]  # noqa: UP007  (evaluated in 3.10 too)
@@ -99,10 +101,37 @@ class _UnixConnection(http.client.HTTPConnection):
         try:
             sock.settimeout(CONNECT_TIMEOUT)
             connect_unix(sock, self._path)
+            _check_owner(sock, self._path)
         except BaseException:
             sock.close()
             raise
         self.sock = sock
+
+
+class _PlainConnection(http.client.HTTPConnection):
+    """HTTP that carries a key, and so goes to this machine alone."""
+
+    def connect(self) -> None:
+        super().connect()
+        address = self.sock.getpeername()[0]
+        if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+            self.close()
+            raise ValidationError(
+                f"connect to {address} with an API key: it would go over the network unencrypted",
+                code="insecure_url",
+                recovery="Use https, or a tunnel to a port of this machine.",
+            )
+
+
+def _check_owner(sock: socket.socket, path: str) -> None:
+    """Refuse a socket that another user listens at: it would get all that is sent."""
+    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    if uid not in (0, os.geteuid()):
+        raise DeniedError(
+            f"connect to {path}: another user listens there (uid {uid})",
+            code="foreign_gateway",
+            recovery="Use a state directory that only you can write to.",
+        )
 
 
 def connect_unix(sock: socket.socket, path: str) -> None:
@@ -199,7 +228,7 @@ class Transport:
         self.url = url
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._start = start
-        self._dial = _dialer(url)
+        self._dial = _dialer(url, keyed=bool(api_key))
         self._reset()
         _transports.add(self)
 
@@ -424,7 +453,7 @@ def _quiet(conn: http.client.HTTPConnection) -> bool:
     return not poll.poll(0)
 
 
-def _dialer(url: str) -> Callable[[], http.client.HTTPConnection]:
+def _dialer(url: str, *, keyed: bool) -> Callable[[], http.client.HTTPConnection]:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme == "unix" and parts.path:
         path = urllib.parse.unquote(parts.path)
@@ -440,7 +469,8 @@ def _dialer(url: str) -> Callable[[], http.client.HTTPConnection]:
         )
     name = host
     if parts.scheme == "http":
-        return lambda: http.client.HTTPConnection(name, port, timeout=CONNECT_TIMEOUT, blocksize=BLOCK)
+        plain = _PlainConnection if keyed else http.client.HTTPConnection
+        return lambda: plain(name, port, timeout=CONNECT_TIMEOUT, blocksize=BLOCK)
     context = ssl.create_default_context()
     return lambda: http.client.HTTPSConnection(name, port, timeout=CONNECT_TIMEOUT, blocksize=BLOCK, context=context)
 
