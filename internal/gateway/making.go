@@ -106,7 +106,9 @@ func answerJSON(w http.ResponseWriter, status int, v any) error {
 }
 
 // writing answers with bytes that write writes. Where it fails before it has written
-// any, the error is the answer, else it is in the trailer.
+// any, the error is the answer, else it is in the trailer, for those who say that they
+// read it (TE: trailers, RFC 9110 section 10.1.4). For others the connection breaks: a
+// body that ends in order would look whole.
 func writing(w http.ResponseWriter, r *http.Request, contentType string, write func(io.Writer) error) error {
 	h := w.Header()
 	h.Set("Trailer", api.TrailerError)
@@ -117,10 +119,22 @@ func writing(w http.ResponseWriter, r *http.Request, contentType string, write f
 		return err
 	}
 	if err != nil {
+		if !readsTrailers(r) {
+			panic(http.ErrAbortHandler)
+		}
 		b, _ := json.Marshal(failure(r.Context(), refuse(err).err))
 		h.Set(api.TrailerError, string(b))
 	}
 	return nil
+}
+
+func readsTrailers(r *http.Request) bool {
+	for coding := range strings.SplitSeq(strings.Join(r.Header.Values("TE"), ","), ",") {
+		if strings.EqualFold(strings.TrimSpace(coding), "trailers") {
+			return true
+		}
+	}
+	return false
 }
 
 // flushing sends what is written at once: its reader may be waiting for it.
