@@ -47,7 +47,15 @@ func TestVMMCP(t *testing.T) {
 	t.Setenv("SMOLVM_HOME", home)
 	python := testenv.Python(t, "testdata/python/requirements.txt")
 	node := testenv.Node(t, "testdata/node")
-	url, key := serve(t, binary, home)
+	inspector := []string{filepath.Join(node, "node_modules", ".bin", "mcp-inspector"), "--cli"}
+	// Over HTTP the inspector does not end its session, which is missed after a while:
+	// it has a gateway of its own, and the others do not wait for it.
+	missed := testenv.Home(t)
+	url, key := serve(t, binary, missed)
+	t.Run("inspector/http", func(t *testing.T) {
+		inspect(t, append(inspector, url, "--transport", "http", "--header", "Authorization: Bearer "+key))
+	})
+	url, key = serve(t, binary, home)
 	plan, err := filepath.Abs("testdata/plan.json")
 	if err != nil {
 		t.Fatal(err)
@@ -66,16 +74,11 @@ func TestVMMCP(t *testing.T) {
 			})
 		}
 	}
-	inspector := filepath.Join(node, "node_modules", ".bin", "mcp-inspector")
-	for way, rest := range map[string][]string{
-		"stdio": {binary, "mcp"},
-		"http":  {url, "--transport", "http", "--header", "Authorization: Bearer " + key},
-	} {
-		t.Run("inspector/"+way, func(t *testing.T) {
-			inspect(t, append([]string{inspector, "--cli"}, rest...))
-			nothingLeft(t, home)
-		})
-	}
+	t.Run("inspector/stdio", func(t *testing.T) {
+		inspect(t, append(inspector, binary, "mcp"))
+		nothingLeft(t, home)
+	})
+	t.Run("inspector/http is missed", func(t *testing.T) { nothingLeft(t, missed) })
 }
 
 // checkPlan holds what a client tells against the plan.
@@ -168,6 +171,7 @@ func serve(t *testing.T, binary, home string) (url, key string) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(binary, "serve", "--listen", "127.0.0.1:0", "--json")
+	cmd.Env = append(os.Environ(), "SMOLVM_HOME="+home)
 	cmd.Stderr = os.Stderr
 	ready, err := cmd.StdoutPipe()
 	if err == nil {
