@@ -39,8 +39,8 @@ provider's hosts, which with what --allow says are all that can be reached. The
 agent works as an unprivileged user and does not ask before it acts: the sandbox is
 the fence. Nothing of your home but the project goes in.
 
-The first time an image with the agent is made of its npm package, which npm on this
-host fetches; no script of a package is run here.`,
+The first time an image with the agent is made of its npm package, which npm on
+this host fetches; no script of a package is run here.`,
 		Example: `  smolvm agent claude
   smolvm agent claude -- -p 'fix the failing test'
   smolvm agent codex --allow @pypi --apply-patch -- exec 'add a command line'
