@@ -72,7 +72,7 @@ unit: ready
 ## vm: tests that boot machines
 vm: ready
 	@echo "== tests that boot machines"
-	SMOLVM_TEST_BIN=$(CURDIR)/$(BIN) $(GO) test -p 1 -count 1 -run '^(TestVM|Example)' -timeout 50m $(VMPKGS)
+	SMOLVM_TEST_BIN=$(CURDIR)/$(BIN) $(GO) test -p 1 -count 1 -run '^(TestVM|Example)' -timeout 60m $(VMPKGS)
 
 ## test-kvm: check the driver under KVM; without one, in a guest that has one
 test-kvm: build
