@@ -3,6 +3,7 @@ package manager_test
 import (
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -79,9 +80,25 @@ func (l *life) port(sb *smolvm.Sandbox) api.Port {
 	return list[0]
 }
 
+// listen takes a port below those that the kernel hands out, so that nobody else gets
+// it where the test gives it back.
+func (l *life) listen() net.Listener {
+	l.Helper()
+	for range 100 {
+		taken, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(10000+rand.IntN(20000)))
+		if err == nil {
+			return taken
+		}
+	}
+	l.Fatal("no port is free")
+	return nil
+}
+
 var portLaws = []law{
 	{"they are there while it runs, and whenever it runs again", func(l *life) {
-		sb := l.create(smolvm.Spec{Ports: []api.Port{{GuestPort: l.server()}}})
+		low := l.listen()
+		low.Close()
+		sb := l.create(smolvm.Spec{Ports: []api.Port{{HostPort: low.Addr().(*net.TCPAddr).Port, GuestPort: l.server(), Picked: true}}})
 		p := l.port(sb)
 		if p.HostPort == 0 || !p.Picked || p.HostIP != "127.0.0.1" || p.Proto != "tcp" {
 			l.Fatalf("%+v", p)
@@ -146,12 +163,11 @@ var portLaws = []law{
 		l.fails(err, api.ErrInvalid)
 	}},
 	{"a port that is taken is a conflict", func(l *life) {
-		taken, err := net.Listen("tcp", "127.0.0.1:0")
-		l.ok(err)
+		taken := l.listen()
 		defer taken.Close()
 		p := api.Port{HostPort: taken.Addr().(*net.TCPAddr).Port, GuestPort: l.server()}
 		number := strconv.Itoa(p.HostPort)
-		_, err = l.Create(l.ctx, smolvm.Spec{Ports: []api.Port{{GuestPort: p.GuestPort}, p}})
+		_, err := l.Create(l.ctx, smolvm.Spec{Ports: []api.Port{{GuestPort: p.GuestPort}, p}})
 		l.refused(err, api.ErrConflict, api.CodePortTaken, "0:", number)
 		l.alone()
 		sb := l.create(smolvm.Spec{})
@@ -223,8 +239,7 @@ var portLaws = []law{
 	}},
 	{"who comes while it comes up waits", func(l *life) {
 		l.create(smolvm.Spec{}) // the template
-		free, err := net.Listen("tcp", "127.0.0.1:0")
-		l.ok(err)
+		free := l.listen()
 		p := api.Port{HostPort: free.Addr().(*net.TCPAddr).Port, GuestPort: l.server()}
 		free.Close()
 		l.faults("stall setup")
