@@ -19,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/smolvm/smolvm/internal/seal"
 	"github.com/smolvm/smolvm/internal/store"
@@ -142,9 +143,18 @@ var prepare = sync.OnceValues(func() (store.Store, error) {
 	return s, nil
 })
 
+// exitTime is ample for a process that gave its lock back to the kernel to be gone: it
+// gives its memory back after that.
+const exitTime = 20 * time.Second
+
 // noProcesses fails the test where a process of its state directory still lives,
 // and ends it.
 func noProcesses(t testing.TB, home string) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(exitTime); len(Processes(home)) > 0 && time.Now().Before(deadline); {
+		<-tick.C
+	}
 	for _, p := range Processes(home) {
 		t.Errorf("left behind: %s", p)
 		if proc, err := os.FindProcess(p.PID); err == nil {

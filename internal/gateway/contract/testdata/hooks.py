@@ -26,11 +26,16 @@ def before_call(context, case, kwargs):
         if path.endswith("/rename") and isinstance(body.get("name"), str):
             body["name"] = "box"  # not one that a later request may remove
         if path.endswith(("/exec", "/processes")):
-            body.setdefault("timeout_seconds", 2)
+            seconds = body.get("timeout_seconds", 0)
+            if isinstance(seconds, (int, float)) and not 0 > seconds:
+                body["timeout_seconds"] = min(seconds or 2, 2)  # a shell on a terminal waits for ever
         if path.endswith("/stop"):
             body["grace_seconds"] = -1
     if case.query:
         case.query.pop("follow", None)  # does not end
+
+
+schemathesis.serializer.alias("application/x-tar", "application/octet-stream")
 
 
 @schemathesis.deserializer("application/x-ndjson")
