@@ -87,8 +87,6 @@ func endGateways(t *testing.T, home string) {
 			eventually(t, func() bool { return syscall.Kill(pid, 0) != nil })
 		}
 	}
-	// A sandbox leaves the list before the last process of it ends.
-	eventually(t, func() bool { return len(testenv.Processes(home)) == 0 })
 }
 
 // runExamples runs examples, one after the other, and compares their rows with the
